@@ -15,12 +15,12 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' Makefile
 
 .PHONY: venv
 venv: $(STAMP) ## make .venv with everything pinned and hashed (no-op when up to date)
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt pyproject.toml $(wildcard operator/posthouse_operator/__init__.py)
 	@for python in $(PYTHONS); do \
 		if "$$python" -c '$(PROBE)' >/dev/null 2>&1; then found="$$python"; break; fi; \
 	done; \
@@ -37,3 +37,33 @@ requirements: $(STAMP) ## pin and hash the requirement files again from pyprojec
 	@[ -x .cache/uv/bin/uv ] || { python3 -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv; }
 	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade -o requirements/runtime.txt
 	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+
+.PHONY: demo
+demo: $(STAMP) ## show a real relay at work on this machine
+	@$(BIN)/posthouse demo
+
+.PHONY: test
+test: $(STAMP) ## run the tests; what this machine cannot run is named at the end
+	@$(BIN)/python -m pytest -q
+
+.PHONY: check
+check: $(STAMP) ## style, types, layers, and whether the generated documentation is up to date
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(wildcard relay operator/posthouse_operator tests bench)
+	$(BIN)/lint-imports
+	@$(BIN)/posthouse config reference --format markdown | diff -u docs/configuration.md - \
+		|| { echo "make: docs/configuration.md is out of date: run \`make docs\`" >&2; exit 1; }
+
+.PHONY: bench
+bench: $(STAMP) ## measure against the other brokers (see docs/measurements.md)
+	@$(BIN)/python -m bench
+
+.PHONY: docs
+docs: $(STAMP) ## write the generated documentation again
+	$(BIN)/posthouse config reference --format markdown > docs/configuration.md
+
+.PHONY: clean
+clean: ## remove the venv and everything that was made here
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find relay tests bench -name __pycache__ -prune -exec rm -rf {} +

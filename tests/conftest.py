@@ -1,0 +1,22 @@
+"""For all tests: no setting of the caller's environment reaches them, and what could not run is named at the end."""
+
+import os
+
+import pytest
+from machine import asked, required
+
+for name in [name for name in os.environ if name.startswith("POSTHOUSE_") and name != "POSTHOUSE_REQUIRE"]:
+    del os.environ[name]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each distinct reason of a skip, and for each required thing that no test asked about."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"cannot run here: {reason} ({count} skipped)")
+    for what in sorted(required() - asked):
+        terminalreporter.write_line(f"required here, but no test of this run asked for it: {what}")
