@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 Ref = Annotated[int, Meta(ge=0, lt=2**53)]
 Mode = Literal["store", "live", "network"]
@@ -20,6 +20,9 @@ PromiseState = Literal["stored", "delivered", "published"]
 NackCode = Literal["not-mine", "undecryptable", "busy"]
 PlainStatus = Literal["stored", "delivered"]
 GoawayReason = Literal["drain", "overload", "superseded"]
+
+Echo = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float | Annotated[str, Meta(max_length=256)] | None
+"""What a ping may carry: bounded, because it is sent back."""
 
 MAX_TTL_S = 2**31
 MAX_NACK_DELAY_MS = 24 * 3600 * 1000
@@ -73,8 +76,8 @@ class Publish(Struct, tag="publish", gc=False, omit_defaults=True):
     mode: Mode = "store"
     ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
     receipts: list[ReceiptKind] | None = None
-    id: str = ""
-    """The message's id. The session of the relay fills it in; what a client writes here is overwritten."""
+    id: str = field(default="", name="relay:id")
+    """The message's id, which the session of the relay fills in. Its name on the wire is one that no client uses."""
 
 
 class Ack(Struct, tag="ack", gc=False):
@@ -100,7 +103,7 @@ class StatusRequest(Struct, tag="status", gc=False):
 class Ping(Struct, tag="ping", gc=False):
     """A client's own liveness check; ``t`` is echoed."""
 
-    t: int | float | str | None = None
+    t: Echo = None
 
 
 ClientMessage = Publish | Ack | Nack | Subscribe | Unsubscribe | StatusRequest | Ping | Hello
@@ -195,7 +198,7 @@ class Status(Struct, tag="status", gc=False):
 class Pong(Struct, tag="pong", gc=False):
     """Answers ``ping``."""
 
-    t: int | float | str | None
+    t: Echo
     server_time: int
 
 

@@ -1,0 +1,419 @@
+"""The session of dialect v2: hello, checks of every request, answers (docs/protocol.md 2).
+
+Each item is answered alone: a wrong one never disturbs the others. A publish gets exactly one result: from here if
+it is refused, else from the broker. The structs that a client sent are the broker's commands; the session fills
+in or corrects their fields and passes them on.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+from posthouse.exchange import Attend, Effect, Open, Outcomes, Superseded
+from posthouse.identity import (
+    Address,
+    BucketKey,
+    InvalidIdentity,
+    address_of_key,
+    bucket_key,
+    canonical_address,
+    identity_address_of_key,
+    verify_hello,
+)
+from posthouse.session.base import Phase, Session
+from posthouse.session.rate import Rate
+from posthouse.session.settings import Conditions, Policy, SessionSettings
+from posthouse.wire.codec import Codec, Data, FrameError, Invalid
+from posthouse.wire.codes import RETRYABLE, CloseCode, Code
+from posthouse.wire.messages import (
+    Ack,
+    Challenge,
+    ClientMessage,
+    Error,
+    Goaway,
+    GoawayReason,
+    Hello,
+    Message,
+    Nack,
+    Ping,
+    Pong,
+    Publish,
+    Result,
+    Results,
+    ServerMessage,
+    StatusRequest,
+    Subscribe,
+    Unsubscribe,
+    Welcome,
+)
+
+MIN_READER_CHARS: Final = 16
+"""An anonymous reader name is the only secret of its marks (docs/protocol.md 2.2)."""
+MAX_REFS: Final = 8192
+"""Refs in one ``results`` item: at most 140 KB as JSON."""
+SUPERSEDED_RECONNECT_MS: Final = (1000, 30_000)
+
+_OPEN: Final = Phase.OPEN
+
+
+class V2Session(Session):
+    """One connection of dialect v2."""
+
+    __slots__ = (
+        "_address",
+        "_buckets",
+        "_challenge",
+        "_codec",
+        "_compact",
+        "_key",
+        "_policy",
+        "_rate",
+        "_rest",
+        "_session_id",
+        "_window",
+        "binary",
+        "outgoing",
+    )
+
+    def __init__(
+        self,
+        codec: Codec,
+        settings: SessionSettings,
+        conditions: Conditions,
+        *,
+        session_id: str,
+        nonce: bytes,
+        audience: str,
+        now: float,
+    ) -> None:
+        """``nonce``: 32 bytes from a secure source, for this connection only; ``session_id``: for logs."""
+        super().__init__(settings, conditions, now + settings.hello_timeout_s)
+        self.binary = codec.binary
+        self._codec = codec
+        self._session_id = session_id
+        self._challenge: Challenge | None = Challenge(nonce, audience, conditions.wall_ms(now))
+        self.outgoing: list[ServerMessage] = [self._challenge]
+        """The session's own words, until the next ``flush``."""
+        self._key: bytes | None = None
+        self._address: Address | None = None
+        self._policy: Policy = settings.anonymous
+        self._window = settings.default_window
+        self._compact = False
+        self._buckets: set[BucketKey] | None = None
+        self._rate: Rate | None = None
+        self._rest: list[ClientMessage | Invalid] | None = None
+
+    @property
+    def address(self) -> Address | None:
+        """The address that the client has proved."""
+        return self._address
+
+    # --- opening
+
+    def _first_frame(self, data: Data, now: float) -> None:
+        try:
+            items = self._codec.decode(data)
+        except FrameError as error:
+            self._garbage(error)
+            return
+        if not items:
+            return
+        hello = items[0]
+        if isinstance(hello, Hello):
+            self._rest = items[1:]
+            self._hello(hello, now)
+            return
+        detail = hello.detail if isinstance(hello, Invalid) else "the first message has to be hello"
+        ref = getattr(hello, "ref", None)
+        self._error(Code.INVALID, detail, ref)
+        self._close(CloseCode.BAD_MESSAGE, Code.INVALID)
+
+    def _hello(self, hello: Hello, now: float) -> None:
+        challenge = self._challenge
+        assert challenge is not None
+        if hello.key is None and hello.signature is None:
+            if not self._settings.anonymous.enabled:
+                self._unwelcome(Code.AUTH_REQUIRED, "a key has to be proved here")
+                return
+        elif hello.key is None or hello.signature is None:
+            self._unwelcome(Code.AUTH_REQUIRED, "key and signature go together")
+            return
+        elif not verify_hello(hello.key, hello.signature, challenge.audience, challenge.nonce):
+            self._unwelcome(Code.AUTH_REQUIRED, "the signature is not the key's over this challenge")
+            return
+        else:
+            if not self._settings.authenticated.enabled:
+                self._unwelcome(Code.RESTRICTED, "keys are not served here")
+                return
+            self._key = hello.key
+            self._address = address_of_key(hello.key)
+            self._policy = self._settings.authenticated
+        self._challenge = None
+        self._window = min(hello.window or self._settings.default_window, self._settings.max_window)
+        self._compact = hello.compact_results
+        if self._policy.max_publish_per_s > 0:
+            self._rate = Rate(self._policy.max_publish_per_s, now)
+        self._admit(now)
+
+    def _unwelcome(self, code: Code, detail: str) -> None:
+        self._error(code, detail, None)
+        self._close(CloseCode.BAD_AUTHENTICATION, code)
+
+    def _silent(self) -> None:
+        self._close(CloseCode.NO_HELLO, Code.AUTH_REQUIRED)
+
+    def _open_command(self) -> Open:
+        return Open(self._address, self._address is None, self._window, self._settings.max_outbound_bytes)
+
+    def _greet(self, now: float) -> None:
+        epoch = self._conditions.epoch
+        assert epoch is not None
+        addresses: list[str] = []
+        if self._key is not None and self._address is not None:
+            addresses = [self._address, identity_address_of_key(self._key)]
+            self._key = None
+        settings = self._settings
+        limits = {**settings.limits, "buckets_per_connection": self._policy.buckets_per_connection}
+        self.outgoing.append(
+            Welcome(self._session_id, settings.relay, epoch, addresses, limits, list(settings.features))
+        )
+        rest, self._rest = self._rest, None
+        if rest:
+            self._handle(rest, now)
+
+    # --- requests
+
+    def _frame(self, data: Data, now: float) -> None:
+        try:
+            items = self._codec.decode(data)
+        except FrameError as error:
+            self._garbage(error)
+            return
+        self._handle(items, now)
+
+    def _garbage(self, error: FrameError) -> None:
+        self._error(Code.INVALID, str(error), None)
+        self._close(CloseCode.BAD_MESSAGE, Code.INVALID)
+
+    def _handle(self, items: list[ClientMessage | Invalid], now: float) -> None:
+        commands = self.commands
+        for item in items:
+            if isinstance(item, Publish):
+                self._publish(item, now)
+            elif isinstance(item, Ack):
+                commands.append(item)
+            else:
+                self._other(item, now)
+
+    def _other(self, item: ClientMessage | Invalid, now: float) -> None:
+        if isinstance(item, Subscribe):
+            self._subscribe(item)
+        elif isinstance(item, Unsubscribe):
+            self._unsubscribe(item)
+        elif isinstance(item, Nack | StatusRequest):
+            self.commands.append(item)
+        elif isinstance(item, Ping):
+            self.outgoing.append(Pong(item.t, self._conditions.wall_ms(now)))
+        elif isinstance(item, Invalid):
+            self._invalid(item)
+        else:
+            self._error(Code.INVALID, "hello has been said", None)
+
+    def _publish(self, item: Publish, now: float) -> None:
+        ciphertext = item.ciphertext
+        if not ciphertext:
+            self._reject(item.ref, None, Code.INVALID, "the ciphertext is empty")
+            return
+        # The client's own word for the id is never looked at.
+        item.id = identity = sha256(ciphertext).hexdigest()
+        try:
+            if item.recipient is not None:
+                item.recipient = canonical_address(item.recipient)
+            elif item.bucket is not None:
+                item.bucket = bucket_key(item.bucket)
+        except InvalidIdentity as error:
+            self._reject(item.ref, identity, Code.INVALID, error.what)
+            return
+        if (item.recipient is None) is (item.bucket is None):
+            self._reject(item.ref, identity, Code.INVALID, "either recipient or bucket has to be given")
+        elif len(ciphertext) > self._settings.max_message_bytes:
+            self._reject(
+                item.ref, identity, Code.TOO_LARGE, f"the limit is {self._settings.max_message_bytes} bytes"
+            )
+        elif self._conditions.refuse is not None:
+            self._reject(item.ref, identity, self._conditions.refuse, None, self._conditions.refuse_retry_ms)
+        elif not self._policy.publish:
+            self._reject(item.ref, identity, Code.RESTRICTED, "this kind of connection may not publish")
+        elif item.mode == "network" and not self._settings.network:
+            self._reject(item.ref, identity, Code.NETWORK_UNAVAILABLE, "no network is configured")
+        elif self._rate is not None and (wait_ms := self._rate.take(now)):
+            self._reject(item.ref, identity, Code.RATE_LIMITED, None, wait_ms)
+        else:
+            self.commands.append(item)
+
+    def _subscribe(self, item: Subscribe) -> None:
+        try:
+            addresses = self._proved(item)
+            buckets = self._bucket_list(item.buckets)
+            reader = self._reader_name(item) if buckets or addresses else None
+        except _Refused as refused:
+            self._error(refused.code, refused.detail, item.ref)
+            return
+        if buckets:
+            self._buckets = buckets | (self._buckets or set())
+        self.commands.append(Attend(item.ref, addresses, list(buckets), reader, item.live))
+
+    def _proved(self, item: Subscribe) -> list[Address]:
+        """The addresses a subscribe names, or stands for. Raises _Refused."""
+        if not item.addresses:
+            if item.buckets:
+                return []
+            if self._address is None:
+                raise _Refused(Code.INVALID, "without a key there is no address: name buckets")
+            return [self._address]
+        for text in item.addresses:
+            try:
+                proved = canonical_address(text) == self._address
+            except InvalidIdentity:
+                proved = False
+            if not proved:
+                raise _Refused(Code.NOT_OWNER, "an address is not that of the key proved here")
+        assert self._address is not None
+        return [self._address]
+
+    def _bucket_list(self, texts: list[str] | None) -> set[BucketKey]:
+        """The buckets a subscribe names, once each. Raises _Refused."""
+        if not texts:
+            return set()
+        if not self._policy.read_buckets:
+            raise _Refused(Code.RESTRICTED, "this kind of connection may not read buckets")
+        # Counted before they are parsed: parsing is dear, and a frame holds many.
+        limit = self._policy.buckets_per_connection
+        wanted = set(texts)
+        if len(wanted | (self._buckets or set())) > limit:
+            raise _Refused(Code.QUOTA, f"one connection may read {limit} buckets")
+        try:
+            return {bucket_key(text) for text in wanted}
+        except InvalidIdentity as error:
+            raise _Refused(Code.INVALID, error.what) from None
+
+    def _reader_name(self, item: Subscribe) -> str:
+        """Under which name acks of buckets are kept. Raises _Refused."""
+        if self._address is not None:
+            return f"key/{self._address}"
+        if item.reader is None or len(item.reader) < MIN_READER_CHARS:
+            raise _Refused(Code.INVALID, f"without a key a reader of {MIN_READER_CHARS} characters is needed")
+        return f"name/{item.reader}"
+
+    def _unsubscribe(self, item: Unsubscribe) -> None:
+        try:
+            item.addresses = [canonical_address(text) for text in set(item.addresses or ())] or None
+            item.buckets = [bucket_key(text) for text in set(item.buckets or ())] or None
+        except InvalidIdentity as error:
+            self._error(Code.INVALID, error.what, item.ref)
+            return
+        if self._buckets is not None:
+            if item.buckets is not None:
+                self._buckets.difference_update(map(BucketKey, item.buckets))
+            elif item.addresses is None:
+                self._buckets = None
+        self.commands.append(item)
+
+    # --- answers
+
+    def flush(self, effects: list[Effect], now: float) -> list[bytes]:
+        """Payloads for the socket: the session's own answers, then the broker's effects."""
+        if effects and self._phase is _OPEN:
+            self._translate(effects)
+        outgoing = self.outgoing
+        if not outgoing:
+            return []
+        frames = self._codec.encode(outgoing, self._settings.max_frame_bytes)
+        outgoing.clear()
+        return frames
+
+    def _translate(self, effects: list[Effect]) -> None:
+        outgoing = self.outgoing
+        handed = 0
+        results: dict[str, Results] = {}
+        for effect in effects:
+            if isinstance(effect, Message):
+                handed += len(effect.ciphertext)
+                outgoing.append(effect)
+            elif isinstance(effect, Outcomes):
+                if not self._compact:
+                    outgoing.extend(
+                        [
+                            Result(ref, effect.status, False, identity)
+                            for ref, identity in zip(effect.refs, effect.ids, strict=True)
+                        ]
+                    )
+                    continue
+                # All of one status in one item, where the first of them stood: a receipt still comes after it.
+                item = results.get(effect.status)
+                if item is None or len(item.refs) + len(effect.refs) > MAX_REFS:
+                    for start in range(0, len(effect.refs), MAX_REFS):
+                        item = Results(effect.status, effect.refs[start : start + MAX_REFS])
+                        results[effect.status] = item
+                        outgoing.append(item)
+                else:
+                    item.refs += effect.refs
+            elif isinstance(effect, Superseded):
+                outgoing.append(Goaway("superseded", SUPERSEDED_RECONNECT_MS, []))
+                self._close(CloseCode.SUPERSEDED, "superseded")
+                break
+            else:
+                outgoing.append(effect)
+        self._handed += handed
+
+    def goaway(
+        self, reason: GoawayReason, reconnect_after_ms: tuple[int, int], alternates: list[str]
+    ) -> None:
+        """Tell the client that the relay is about to end this connection."""
+        if self._phase is not Phase.CLOSED:
+            self.outgoing.append(Goaway(reason, reconnect_after_ms, alternates))
+
+    def _invalid(self, item: Invalid) -> None:
+        if item.type == "publish" and item.ref is not None:
+            self._reject(item.ref, None, Code.INVALID, item.detail)
+        else:
+            self._error(Code.INVALID, item.detail, item.ref)
+
+    def _reject(
+        self,
+        ref: int,
+        identity: str | None,
+        code: Code,
+        detail: str | None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        self._count(code)
+        self.outgoing.append(
+            Result(
+                ref,
+                "rejected",
+                code is not Code.INVALID,
+                id=identity,
+                code=code,
+                detail=detail,
+                retry_after_ms=retry_after_ms,
+            )
+        )
+
+    def _error(self, code: Code, detail: str, ref: int | None) -> None:
+        self._count(code)
+        self.outgoing.append(Error(code, detail, code in RETRYABLE, ref))
+
+    def _count(self, code: Code) -> None:
+        self.dropped += 1
+        self._conditions.refused["v2", code] += 1
+
+
+class _Refused(Exception):
+    """A subscribe that cannot be served."""
+
+    def __init__(self, code: Code, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
