@@ -89,14 +89,5 @@ class Superseded(Struct, tag="superseded", gc=False):
 
 
 Effect = (
-    Message
-    | Outcomes
-    | Result
-    | Receipt
-    | Subscribed
-    | CaughtUp
-    | Status
-    | Error
-    | EpochChanged
-    | Superseded
+    Message | Outcomes | Result | Receipt | Subscribed | CaughtUp | Status | Error | EpochChanged | Superseded
 )

@@ -1,0 +1,158 @@
+"""Which mailboxes and buckets are in use: found in memory, or loaded from the store before they are used.
+
+Loads of one turn are put together into one question to the store. Names of mailboxes are canonical
+addresses and bucket keys; the two never look alike to each other because each is used for one purpose:
+an address is never a bucket of the broker and the reverse, so keys carry the kind (``a`` or ``b``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from posthouse.broker.records import Bucket, Mailbox
+from posthouse.identity import (
+    Address,
+    BucketKey,
+    address_digest,
+    bucket_prefixes,
+    buckets_of_address,
+    parse_multihash,
+)
+from posthouse.store.interface import SHELVES_OF_ADDRESSES, MailboxNo, Reader, StoreUnavailable, Tally
+
+Found = Callable[["Mailbox | StoreUnavailable"], None]
+Known = dict[bytes, tuple[MailboxNo, Tally]]
+LOAD_AT_ONCE = 500
+FORGET_AT_ONCE = 1000
+
+
+class Read:
+    """A question to the store: ``ask`` runs on a reading connection, ``then`` takes its answer in the broker's turn."""
+
+    __slots__ = ("ask", "then")
+
+    def __init__(self, ask: Callable[[Reader], object], then: Callable[[object], None]) -> None:
+        self.ask = ask
+        self.then = then
+
+
+class Directory:
+    """Mailboxes by name, buckets by key."""
+
+    def __init__(
+        self, reads: list[Read], next_mailbox: MailboxNo, cached: int, last_seq: Callable[[], int]
+    ) -> None:
+        self.addresses: dict[str, Mailbox] = {}
+        self.homes: dict[str, Mailbox] = {}
+        """Mailboxes of buckets: what was published to the bucket itself."""
+        self.buckets: dict[str, Bucket] = {}
+        self.numbered: dict[MailboxNo, Mailbox] = {}
+        self._reads = reads
+        self._next_mailbox = next_mailbox
+        self._cached = cached
+        self._last_seq = last_seq
+        self._wanted: dict[tuple[bool, str], list[Found]] = {}
+        self._unasked: list[tuple[bool, str]] = []
+
+    def load(self, name: str, is_bucket: bool, found: Found) -> None:
+        """Call ``found`` with the mailbox: at once if it is in memory, else when the store has answered."""
+        known = (self.homes if is_bucket else self.addresses).get(name)
+        if known is not None:
+            found(known)
+            return
+        wanted = self._wanted.get((is_bucket, name))
+        if wanted is not None:
+            wanted.append(found)
+            return
+        self._wanted[(is_bucket, name)] = [found]
+        self._unasked.append((is_bucket, name))
+
+    def ask(self) -> None:
+        """Put the loads that came up since the last call to the store."""
+        while self._unasked:
+            names, self._unasked = self._unasked[:LOAD_AT_ONCE], self._unasked[LOAD_AT_ONCE:]
+            keys = {_key(is_bucket, name): (is_bucket, name) for is_bucket, name in names}
+            self._reads.append(
+                Read(
+                    lambda reader, keys=list(keys): reader.mailboxes(keys),  # type: ignore[misc]
+                    lambda answer, keys=keys: self._loaded(keys, answer),  # type: ignore[misc]
+                )
+            )
+
+    def _loaded(self, keys: dict[bytes, tuple[bool, str]], answer: object) -> None:
+        if not isinstance(answer, dict):
+            failure = answer if isinstance(answer, StoreUnavailable) else StoreUnavailable(str(answer))
+            for wanted in keys.values():
+                for found in self._wanted.pop(wanted):
+                    found(failure)
+            return
+        known: Known = answer
+        for key, (is_bucket, name) in keys.items():
+            no, tally = known.get(key, (None, None))
+            mailbox = self._admit(key, is_bucket, name, no, tally or Tally())
+            for found in self._wanted.pop((is_bucket, name)):
+                found(mailbox)
+
+    def _admit(self, key: bytes, is_bucket: bool, name: str, no: MailboxNo | None, stored: Tally) -> Mailbox:
+        if no is None:
+            no = self._next_mailbox
+            self._next_mailbox = MailboxNo(no + 1)
+        # What the store holds of it was committed before now: nothing of it can be pending yet.
+        committed = self._last_seq() if stored.count else 0
+        if is_bucket:
+            mailbox = Mailbox(no, key, SHELVES_OF_ADDRESSES + no, name, None, stored, committed)
+            self.homes[name] = mailbox
+        else:
+            buckets = buckets_of_address(Address(name))
+            mailbox = Mailbox(no, key, buckets.prefix, name, buckets, stored, committed)
+            self.addresses[name] = mailbox
+        self.numbered[no] = mailbox
+        return mailbox
+
+    def bucket(self, home: Mailbox) -> Bucket:
+        """The bucket whose own mailbox is ``home``."""
+        bucket = self.buckets.get(home.name)
+        if bucket is None:
+            key = BucketKey(home.name)
+            bucket = Bucket(key, bucket_prefixes(key), home, self._last_seq())
+            self.buckets[key] = bucket
+        return bucket
+
+    def watchers(self, mailbox: Mailbox) -> list[Bucket]:
+        """The buckets in use that cover a mailbox."""
+        found = []
+        if mailbox.buckets is None:
+            names: tuple[str, ...] = (mailbox.name,)
+        else:
+            wide, narrow, _ = mailbox.buckets
+            names = (wide, narrow) if wide != narrow else (wide,)
+        for name in names:
+            bucket = self.buckets.get(name)
+            if bucket is not None:
+                found.append(bucket)
+        return found
+
+    def left(self, bucket: Bucket) -> None:
+        """A reader has left a bucket: forget the bucket after its last one."""
+        if not bucket.readers:
+            self.buckets.pop(bucket.key, None)
+
+    def trim(self) -> None:
+        """Forget idle mailboxes beyond the limit, a bounded number at a time."""
+        surplus = len(self.addresses) + len(self.homes) - self._cached
+        if surplus <= 0:
+            return
+        for shelf in (self.addresses, self.homes):
+            idle = []
+            for name, mailbox in shelf.items():
+                if mailbox.idle and name not in self.buckets:
+                    idle.append(name)
+                    if len(idle) >= min(surplus, FORGET_AT_ONCE):
+                        break
+            for name in idle:
+                del self.numbered[shelf.pop(name).no]
+            surplus -= len(idle)
+
+
+def _key(is_bucket: bool, name: str) -> bytes:
+    return b"b" + parse_multihash(name) if is_bucket else b"a" + address_digest(Address(name))

@@ -1,0 +1,276 @@
+"""What goes to the store and when: generations, batches, and the results that a commit allows.
+
+* A message that no owner was there for is *urgent*: it goes into the next batch, which starts as soon as the
+  one before is done.
+* A message that is out with an online owner waits for the ack: one tick in the *young* generation, one in the
+  *old*; what is pending after that is written. What is acknowledged before then never touches the store.
+* Within a mailbox commits follow ``seq``: when a message becomes urgent, those pending before it do too.
+* Nothing is answered before its commit is confirmed. If the store takes no batch, its messages that no owner
+  has acknowledged are rejected; acks and marks are kept for the next batch.
+
+Source: docs/architecture.md, "Publish" and "Commit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+
+from msgspec import Struct
+
+from posthouse.broker.counters import Counters
+from posthouse.broker.directory import Directory
+from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, Mailbox, Session
+from posthouse.broker.results import Results
+from posthouse.broker.settings import BrokerSettings
+from posthouse.store.interface import Batch, Committed, Gone, MailboxNo, Mark, Tally
+
+BY_SEQ = attrgetter("seq")
+RETRY_MS = 1000
+"""After a failed batch, what nobody waits for is tried again no sooner than this."""
+
+
+class Confirmation(Struct, gc=False):
+    """A ``duplicate`` whose state is known, waiting for a checked commit to say that we may answer."""
+
+    session: Session
+    ref: int
+    id: str
+    state: str
+    size: int
+
+
+class Ledger:
+    """Everything on its way to the store."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        directory: Directory,
+        results: Results,
+        counters: Counters,
+        first_seq: int,
+        next_expiry_ms: int,
+        total: Tally,
+    ) -> None:
+        self.urgent: list[Entry] = []
+        self.young: list[Entry] = []
+        self.old: list[Entry] = []
+        self.deletes: list[int] = []
+        self.marks: list[Mark] = []
+        self.confirmations: list[Confirmation] = []
+        self.purges: list[MailboxNo] = []
+        self.committing: Batch | None = None
+        self.total = total
+        self.reserved = first_seq
+        self.on_gone: Callable[[Gone], None] = lambda gone: None
+        self.on_left: Callable[[Batch], None] = lambda batch: None
+        self._settings = settings
+        self._directory = directory
+        self._results = results
+        self._counters = counters
+        self._number = 0
+        self._unsorted = False
+        self._confirming: list[Confirmation] = []
+        self._next_expiry_ms = next_expiry_ms
+        self._rest_until_ms = 0
+
+    # --- in ------------------------------------------------------------------------------------------------
+
+    def hold(self, entry: Entry) -> None:
+        """A storable message is out with an online owner."""
+        entry.box.lively = True
+        self.young.append(entry)
+
+    def hurry(self, entry: Entry) -> None:
+        """A storable message has nobody to wait for."""
+        if entry.box.lively:
+            self.hurry_mailbox(entry.box)
+        if not entry.urgent:
+            entry.urgent = True
+            self.urgent.append(entry)
+
+    def hurry_mailbox(self, box: Mailbox) -> None:
+        """All that is pending in a mailbox goes into the next batch."""
+        box.lively = False
+        for entry in box.pending.values():
+            if entry.state is PENDING and entry.storable and not entry.urgent:
+                entry.urgent = True
+                self.urgent.append(entry)
+                self._unsorted = True
+
+    def uncommitted(self) -> Iterator[Entry]:
+        """Every message that is to be committed and is not yet."""
+        for entries in (
+            self.committing.appends if self.committing else [],
+            self.urgent,
+            self.old,
+            self.young,
+        ):
+            for entry in entries:
+                assert isinstance(entry, Entry)
+                if entry.state is PENDING or entry.state is COMMITTING:
+                    yield entry
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One generation ends: what the old one still holds is written, the young one grows old."""
+        for entry in self.old:
+            if entry.state is PENDING and not entry.urgent:
+                entry.urgent = True
+                self.urgent.append(entry)
+                self._unsorted = True
+        self.old = self.young
+        self.young = []
+
+    @property
+    def ticking(self) -> bool:
+        """Whether something waits for a tick."""
+        return bool(self.young or self.old or self.deletes or self.marks)
+
+    def expiry_due(self, now_ms: int) -> bool:
+        """Whether something in the store has expired and a batch should remove it."""
+        return bool(self._next_expiry_ms) and self._next_expiry_ms <= now_ms
+
+    @property
+    def next_expiry_ms(self) -> int | None:
+        """When ``next_batch`` will have something to expire, on the store clock."""
+        return max(self._next_expiry_ms, self._rest_until_ms) if self._next_expiry_ms else None
+
+    # --- batches -------------------------------------------------------------------------------------------
+
+    @property
+    def pressing(self) -> bool:
+        """Whether a batch should start without waiting for a tick."""
+        return self.committing is None and bool(self.urgent or self.confirmations or self.purges)
+
+    def next_batch(self, now_ms: int, next_seq: int) -> Batch | None:
+        """The next batch for the store, or None while one is under way or nothing waits."""
+        if self.committing is not None:
+            return None
+        if now_ms < self._rest_until_ms and not (self.urgent or self.confirmations):
+            return None
+        expire = self.expiry_due(now_ms)
+        reserve = (
+            next_seq + self._settings.seq_block
+            if next_seq + self._settings.seq_block // 2 > self.reserved
+            else None
+        )
+        if not (
+            self.urgent
+            or self.deletes
+            or self.marks
+            or self.confirmations
+            or self.purges
+            or expire
+            or reserve
+        ):
+            return None
+        self._number += 1
+        batch = Batch(
+            self._number,
+            now_ms,
+            self.deletes,
+            list(self._take_urgent()),
+            self.marks,
+            self._settings.readers_per_bucket,
+            self.purges,
+            self._settings.expire_limit if expire or self.purges else 0,
+            reserve,
+        )
+        self.deletes, self.marks, self.purges = [], [], []
+        self._confirming, self.confirmations = self.confirmations, []
+        self.committing = batch
+        return batch
+
+    def _take_urgent(self) -> list[Entry]:
+        settings = self._settings
+        taken: list[Entry] = []
+        size = 0
+        for at, entry in enumerate(self.urgent):
+            if len(taken) >= settings.batch_messages or size >= settings.batch_bytes:
+                self.urgent = self.urgent[at:]
+                break
+            if entry.state is PENDING:
+                entry.state = COMMITTING
+                size += entry.size
+                taken.append(entry)
+        else:
+            self.urgent = []
+        if self._unsorted:
+            taken.sort(key=BY_SEQ)
+            self._unsorted = bool(self.urgent)
+        return taken
+
+    def committed(self, outcome: Committed) -> set[Mailbox]:
+        """The batch is in the store: answer. Returns the mailboxes whose readers may go on."""
+        batch = self.committing
+        assert batch is not None
+        self.committing = None
+        counters = self._counters
+        counters.appended += len(batch.appends) - len(outcome.duplicates)
+        counters.deleted += len(batch.deletes)
+        duplicates = outcome.duplicates
+        stored = self._results.stored
+        touched: set[Mailbox] = set()
+        for entry in batch.appends:
+            assert type(entry) is Entry
+            box = entry.box
+            box.committed = entry.seq
+            if box.pending.get(entry.id) is entry:
+                self._results.leave(entry)
+            if box.readers:
+                touched.add(box)
+            if entry.state is DONE:
+                continue
+            entry.state = STORED
+            if duplicates and entry.seq in duplicates:
+                entry.seq = duplicates[entry.seq]
+                self._results.duplicate_of_stored(entry)
+            else:
+                stored(entry)
+        self._settle(outcome, batch)
+        self.on_left(batch)
+        for confirmation in self._confirming:
+            self._results.confirm(
+                confirmation.session, confirmation.ref, confirmation.id, confirmation.state, confirmation.size
+            )
+        self._confirming = []
+        for gone in outcome.gone:
+            self.on_gone(gone)
+        return touched
+
+    def _settle(self, outcome: Committed, batch: Batch) -> None:
+        numbered = self._directory.numbered
+        for no, tally in outcome.tallies.items():
+            box = numbered.get(no)
+            if box is not None:
+                box.stored = tally
+        self.total = outcome.total
+        self._next_expiry_ms = outcome.next_expiry
+        if batch.reserve_seq is not None:
+            self.reserved = batch.reserve_seq
+        self._rest_until_ms = 0
+
+    def failed(self) -> None:
+        """The store did not take the batch: reject what nobody has acknowledged, keep the rest for the next."""
+        batch = self.committing
+        assert batch is not None
+        self.committing = None
+        self._counters.store_failures += 1
+        self._rest_until_ms = batch.clock_ms + RETRY_MS
+        self.deletes = batch.deletes + self.deletes
+        self.marks = batch.marks + self.marks
+        self.purges = batch.purges + self.purges
+        for entry in batch.appends:
+            assert type(entry) is Entry
+            if entry.box.pending.get(entry.id) is entry:
+                self._results.leave(entry)
+            if entry.state is not DONE:
+                self._results.store_unavailable(entry)
+        for confirmation in self._confirming:
+            self._results.unconfirmed(
+                confirmation.session, confirmation.ref, confirmation.id, confirmation.size
+            )
+        self._confirming = []

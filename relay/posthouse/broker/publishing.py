@@ -1,0 +1,242 @@
+"""A publish, from the command to its way: to online owners, to the store, or to a refusal.
+
+Source: docs/protocol.md 2.2 and 2.4; docs/architecture.md, "Publish".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from posthouse.broker.counters import Counters
+from posthouse.broker.delivery import Delivery
+from posthouse.broker.directory import Directory
+from posthouse.broker.ledger import Confirmation, Ledger
+from posthouse.broker.recent import Recent
+from posthouse.broker.records import ENDED, PENDING, Entry, Mailbox, Repeat, Session
+from posthouse.broker.results import STORE_UNAVAILABLE_DETAIL, Results
+from posthouse.broker.settings import BrokerSettings
+from posthouse.store.interface import StoreUnavailable
+from posthouse.wire.codes import Code
+from posthouse.wire.messages import Publish
+
+NOBODY_THERE = "no owner of this address is online and this relay keeps no messages"
+NOBODY_IN_TIME = "no owner of this address acknowledged it in time"
+NO_OWNER_OF_A_BUCKET = "a bucket has no owner that could acknowledge it"
+
+
+class Publishing:
+    """All publishes."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        directory: Directory,
+        delivery: Delivery,
+        ledger: Ledger,
+        results: Results,
+        recent: Recent,
+        counters: Counters,
+        durable: bool,
+        first_seq: int,
+    ) -> None:
+        self.now_ms = 0
+        self.now = 0.0
+        self.seq = first_seq
+        self._settings = settings
+        self._quotas = settings.quotas
+        self._directory = directory
+        self._delivery = delivery
+        self._ledger = ledger
+        self._results = results
+        self._recent = recent
+        self._counters = counters
+        self._durable = durable
+        self._deadlines: deque[tuple[float, Entry]] = deque()
+        """Messages that are not storable, in the order in which their time ends."""
+        self._again: list[tuple[Session, Publish]] = []
+        """Repeats that ask for more than the message that is just being written."""
+
+    def publish(self, session: Session, publish: Publish) -> None:
+        """Take one publish: it gets exactly one result, now or later."""
+        self._counters.published += 1
+        size = len(publish.ciphertext)
+        if session.inflight_bytes + size > self._settings.max_inflight_bytes and session.inflight_bytes:
+            self._reject(session, publish, Code.RATE_LIMITED, "too many publishes wait for their result", 50)
+            return
+        session.inflight_bytes += size
+        name = publish.recipient
+        if name is not None:
+            box = self._directory.addresses.get(name)
+        else:
+            name = publish.bucket
+            assert name is not None
+            box = self._directory.homes.get(name)
+        if box is not None:
+            self._into(box, session, publish, size)
+        else:
+            self._directory.load(
+                name, publish.recipient is None, lambda found: self._found(found, session, publish, size)
+            )
+
+    def _found(
+        self, found: Mailbox | StoreUnavailable, session: Session, publish: Publish, size: int
+    ) -> None:
+        if isinstance(found, Mailbox):
+            self._into(found, session, publish, size)
+        else:
+            session.inflight_bytes -= size
+            self._reject(session, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+
+    def _into(self, box: Mailbox, session: Session, publish: Publish, size: int) -> None:
+        message = publish.id
+        pending = box.pending.get(message)
+        if pending is not None:
+            self._repeat(pending, session, publish, size)
+            return
+        if self._recent.has(box.name, message):
+            self._ledger.confirmations.append(Confirmation(session, publish.ref, message, "delivered", size))
+            return
+        refusal = self._refusal(box, session, publish, size)
+        if refusal is not None:
+            session.inflight_bytes -= size
+            self._reject(session, publish, *refusal)
+            return
+        self._send_on(self._entry(box, session, publish, size))
+
+    def _entry(self, box: Mailbox, session: Session, publish: Publish, size: int) -> Entry:
+        settings = self._settings
+        ttl_s = publish.ttl_s
+        if ttl_s is None:
+            ttl_s = settings.default_ttl_s
+        elif ttl_s > settings.max_ttl_s:
+            ttl_s = settings.max_ttl_s
+        now_ms = self.now_ms
+        seq = self.seq
+        self.seq = seq + 1
+        self._delivery.last_seq = seq
+        guest = session.guest
+        entry = Entry(
+            seq,
+            box,
+            publish.id,
+            publish.ciphertext,
+            now_ms,
+            now_ms + ttl_s * 1000,
+            guest,
+            box,
+            size,
+            self._durable and publish.mode != "live",
+            session,
+            publish.ref,
+            publish.receipts,  # type: ignore[arg-type]
+        )
+        box.pending[publish.id] = entry
+        box.pending_bytes += size
+        if guest:
+            box.pending_guest += 1
+            box.pending_guest_bytes += size
+        return entry
+
+    def _send_on(self, entry: Entry) -> None:
+        got = self._delivery.offer(entry)
+        if entry.storable:
+            if got:
+                self._ledger.hold(entry)
+            else:
+                self._ledger.hurry(entry)
+            return
+        box = entry.box
+        if box.buckets is None:
+            self._give_up(entry, NO_OWNER_OF_A_BUCKET)
+        elif not self._durable and not _has_owner(box):
+            self._give_up(entry, NOBODY_THERE)
+        else:
+            self._deadlines.append((self.now + self._settings.live_timeout_s, entry))
+
+    def _give_up(self, entry: Entry, detail: str) -> None:
+        self._results.leave(entry)
+        self._results.undeliverable(entry, detail)
+
+    # --- repeats -------------------------------------------------------------------------------------------------
+
+    def _repeat(self, pending: Entry, session: Session, publish: Publish, size: int) -> None:
+        """A repeat of a pending message shares its outcome; one that asks for more raises it first."""
+        ttl_s = min(publish.ttl_s or self._settings.default_ttl_s, self._settings.max_ttl_s)
+        expires_at = self.now_ms + ttl_s * 1000
+        storable = self._durable and publish.mode != "live"
+        longer = publish.ttl_s is not None and expires_at > pending.expires_at
+        if pending.state is not PENDING:
+            if longer:
+                self._again.append((session, publish))
+                session.inflight_bytes -= size
+                return
+        else:
+            if longer:
+                pending.expires_at = expires_at
+            if storable and not pending.storable:
+                pending.storable = True
+                self._ledger.hurry(pending)
+        if pending.repeats is None:
+            pending.repeats = []
+        pending.repeats.append(Repeat(session, publish.ref, size, publish.receipts))  # type: ignore[arg-type]
+
+    def again(self) -> None:
+        """A batch is done: repeats that waited for it are publishes of their own now."""
+        if self._again:
+            waiting, self._again = self._again, []
+            for session, publish in waiting:
+                self._counters.published -= 1
+                self.publish(session, publish)
+
+    # --- refusals ------------------------------------------------------------------------------------------------
+
+    def _refusal(
+        self, box: Mailbox, session: Session, publish: Publish, size: int
+    ) -> tuple[Code, str, int | None] | None:
+        quotas = self._quotas
+        stored = box.stored
+        if _over(quotas.mailbox_messages, stored.count + len(box.pending), 1) or _over(
+            quotas.mailbox_bytes, stored.bytes + box.pending_bytes, size
+        ):
+            return Code.QUOTA, "the mailbox is full", None
+        if session.guest and (
+            _over(quotas.guest_mailbox_messages, stored.guest_count + box.pending_guest, 1)
+            or _over(quotas.guest_mailbox_bytes, stored.guest_bytes + box.pending_guest_bytes, size)
+        ):
+            return Code.QUOTA, "the mailbox is full for senders without a key", None
+        total = self._ledger.total
+        if _over(quotas.total_messages, total.count, 1) or _over(quotas.total_bytes, total.bytes, size):
+            return Code.QUOTA, "the relay is full", None
+        if publish.receipts and len(session.receipts) >= self._settings.receipts_per_connection:
+            return Code.RATE_LIMITED, "too many receipts are outstanding", 1000
+        if self.seq >= self._ledger.reserved:
+            return Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000
+        return None
+
+    def _reject(
+        self, session: Session, publish: Publish, code: Code, detail: str, retry_after_ms: int | None
+    ) -> None:
+        self._results.reject(session, publish.ref, publish.id, code, detail, retry_after_ms)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Messages that nobody took within ``live_timeout_s`` are undeliverable."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            entry = deadlines.popleft()[1]
+            if entry.state is PENDING and not entry.storable:
+                self._give_up(entry, NOBODY_IN_TIME)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+
+def _over(limit: int, used: int, more: int) -> bool:
+    return bool(limit) and used + more > limit
+
+
+def _has_owner(box: Mailbox) -> bool:
+    return any(reader.mode is not ENDED for reader in box.readers)

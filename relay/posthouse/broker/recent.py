@@ -1,0 +1,63 @@
+"""What was delivered lately: a repeat of it within ``dedupe_window_s`` is answered ``duplicate``.
+
+Bounded by time and by number; the oldest leave first. The store takes no part: across promotions this
+memory is best effort (docs/protocol.md 2.4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+FORGET_AT_ONCE: Final = 4096
+"""Entries forgotten in one call of ``expire``: a bound on how long the loop stands still."""
+
+
+class Recent:
+    """Pairs of (mailbox name, message id) in the order in which they were delivered."""
+
+    __slots__ = ("_capacity", "_known", "_marks", "_order", "_taken", "_window_s")
+
+    def __init__(self, window_s: float, capacity: int) -> None:
+        self._window_s = window_s
+        self._capacity = capacity
+        self._known: set[str] = set()
+        self._order: deque[str] = deque()
+        self._taken = 0
+        # (time, number of entries taken by then): one pair a second dates every entry well enough.
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, mailbox: str, message: str) -> None:
+        """Remember a delivery."""
+        pair = message + mailbox
+        known = self._known
+        if pair in known:
+            return
+        known.add(pair)
+        order = self._order
+        order.append(pair)
+        self._taken += 1
+        if len(order) > self._capacity:
+            known.discard(order.popleft())
+
+    def has(self, mailbox: str, message: str) -> bool:
+        """Whether this delivery is remembered."""
+        return message + mailbox in self._known
+
+    def expire(self, now: float) -> None:
+        """Forget what is older than the window; call about once a second."""
+        self._marks.append((now, self._taken))
+        gone_by = 0
+        while self._marks and self._marks[0][0] <= now - self._window_s:
+            gone_by = self._marks.popleft()[1]
+        if not gone_by:
+            return
+        first = self._taken - len(self._order)
+        surplus = gone_by - first
+        for _ in range(min(surplus, FORGET_AT_ONCE)):
+            self._known.discard(self._order.popleft())
+        if surplus > FORGET_AT_ONCE:
+            self._marks.appendleft((now - self._window_s, gone_by))

@@ -1,0 +1,307 @@
+"""What the broker holds in memory: messages under way, attached sessions, mailboxes, buckets, subscriptions.
+
+Plain records; the rules are in the modules beside. A mailbox's ``pending`` holds, in ``seq`` order, what is
+not committed yet and has no result; what is committed leaves it and lives in the store alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+from msgspec import Struct
+
+from posthouse.exchange import UNLIMITED_WINDOW, Attend, Effect, Open, Outcomes
+from posthouse.identity import Address, BucketKey, Buckets
+from posthouse.store.interface import Append, MailboxNo, Tally
+from posthouse.store.interface import Mailbox as StoredMailbox
+from posthouse.wire.messages import StatusRequest, Unsubscribe
+
+
+class State(IntEnum):
+    """Where a message under way is."""
+
+    PENDING = 0
+    """In memory, no result yet, not given to the store."""
+    COMMITTING = 1
+    """In the batch that the store is writing."""
+    STORED = 2
+    """Committed; in memory only because a reader has it."""
+    DONE = 3
+    """Acknowledged, rejected or undeliverable: nothing more is to be said about it."""
+
+
+PENDING: Final = State.PENDING
+COMMITTING: Final = State.COMMITTING
+STORED: Final = State.STORED
+DONE: Final = State.DONE
+
+
+class Repeat(Struct, gc=False):
+    """A publish of a message that is pending already: it shares the outcome."""
+
+    session: Session
+    ref: int
+    size: int
+    receipts: list[str] | None
+
+
+class Entry(Append, gc=False):
+    """A message under way: a row of the store to be, and who waits for its result."""
+
+    box: Mailbox
+    size: int
+    storable: bool
+    """Goes to the store if nobody acknowledges it; else it becomes undeliverable at its time limit."""
+    sender: Session | None
+    ref: int
+    receipts: list[str] | None
+    state: State = PENDING
+    urgent: bool = False
+    """Is in line for the next batch already."""
+    repeats: list[Repeat] | None = None
+    deliveries: int = 1
+
+
+class Loan(Struct, gc=False):
+    """A message that a bucket reader has: never its own, so only marks come of it."""
+
+    seq: int
+    id: str
+    shelf: int
+    deliveries: int
+    more: Loan | None = None
+    """Another message with the same ciphertext, from another mailbox of the bucket."""
+
+
+class Mailbox(StoredMailbox):
+    """One mailbox that is in use. ``stored`` is what the store said last."""
+
+    __slots__ = (
+        "buckets",
+        "committed",
+        "lively",
+        "name",
+        "pending",
+        "pending_bytes",
+        "pending_guest",
+        "pending_guest_bytes",
+        "readers",
+        "stored",
+    )
+
+    def __init__(
+        self,
+        no: MailboxNo,
+        key: bytes,
+        shelf: int,
+        name: str,
+        buckets: Buckets | None,
+        stored: Tally,
+        committed: int,
+    ) -> None:
+        super().__init__(no, key, shelf)
+        self.name = name
+        self.buckets = buckets
+        """Both buckets of an address; None for the mailbox of a bucket."""
+        self.stored = stored
+        self.committed = committed
+        """All messages of it up to this ``seq`` are in the store or gone; all above are in ``pending``."""
+        self.pending: dict[str, Entry] = {}
+        self.pending_bytes = 0
+        self.pending_guest = 0
+        self.pending_guest_bytes = 0
+        self.lively = False
+        """Some of ``pending`` may wait for an ack before they go to the store."""
+        self.readers: list[Subscription] = []
+
+    @property
+    def idle(self) -> bool:
+        """Nothing but the store's own count is known of it: it can be forgotten."""
+        return not self.pending and not self.readers
+
+
+class Bucket:
+    """A bucket that somebody reads. ``home`` holds what was published to the bucket itself."""
+
+    __slots__ = ("committed", "home", "key", "readers", "shelves")
+
+    def __init__(self, key: BucketKey, prefixes: tuple[int, ...], home: Mailbox, committed: int) -> None:
+        self.key = key
+        self.home = home
+        self.shelves: tuple[int, ...] = (*prefixes, home.shelf)
+        self.committed = committed
+        """The highest ``seq`` committed to one of its mailboxes; lower ones may still be pending."""
+        self.readers: list[Subscription] = []
+
+
+class Mode(IntEnum):
+    """How a subscription gets its messages."""
+
+    BACKLOG = 0
+    """From the store, in pages, from ``position`` on."""
+    LIVE = 1
+    """As they are published."""
+    ENDED = 2
+    """It asked for the backlog only and has it, or it was ended."""
+
+
+BACKLOG: Final = Mode.BACKLOG
+LIVE: Final = Mode.LIVE
+ENDED: Final = Mode.ENDED
+
+
+class Catchup:
+    """One ``subscribe`` whose ``caught_up`` is due: ``waiting`` subscriptions have backlog left."""
+
+    __slots__ = ("ref", "waiting")
+
+    def __init__(self, ref: int, waiting: int) -> None:
+        self.ref = ref
+        self.waiting = waiting
+
+
+class Subscription:
+    """One session reads one mailbox as its owner, or one bucket under a reader name."""
+
+    __slots__ = (
+        "catchup",
+        "live",
+        "mode",
+        "newest_from",
+        "place",
+        "position",
+        "reader",
+        "reading",
+        "session",
+        "target",
+    )
+
+    def __init__(
+        self, session: Session, place: Mailbox | Bucket, reader: str | None, live: bool, position: int
+    ) -> None:
+        self.session = session
+        self.place = place
+        self.reader = reader
+        self.live = live
+        self.mode: Mode = BACKLOG
+        self.position = position
+        """In mode BACKLOG: everything up to this ``seq`` has been sent or needs no sending."""
+        self.target = 0
+        self.reading = False
+        self.catchup: Catchup | None = None
+
+
+class Session:
+    """One attached session: what it was sent and has not acknowledged, and the effects on their way to it."""
+
+    __slots__ = (
+        "address",
+        "closed",
+        "credit",
+        "delivered_ids",
+        "delivered_refs",
+        "dirty",
+        "effects",
+        "guest",
+        "inflight_bytes",
+        "lent",
+        "number",
+        "opening",
+        "out",
+        "own",
+        "port",
+        "queue",
+        "receipts",
+        "stored_ids",
+        "stored_refs",
+        "subscriptions",
+        "unlimited",
+        "window",
+    )
+
+    def __init__(self, port: Port, number: int, opened: Open) -> None:
+        self.port = port
+        self.number = number
+        self.address: Address | None = opened.address
+        self.guest = opened.guest
+        self.unlimited = opened.window == UNLIMITED_WINDOW
+        self.window = sys.maxsize if self.unlimited else opened.window
+        self.credit = opened.credit
+        self.closed = False
+        self.out: dict[str, Entry] = {}
+        """Messages of its own mailbox that it has not acknowledged, by id."""
+        self.lent: dict[str, Loan] = {}
+        """Messages of buckets that it has not acknowledged, by id."""
+        self.own: Subscription | None = None
+        """Its subscription as the owner of its mailbox."""
+        self.subscriptions: dict[str, Subscription] = {}
+        """All its subscriptions, by the name of mailbox or bucket."""
+        self.inflight_bytes = 0
+        self.receipts: dict[int, None] = {}
+        """``seq`` of the stored messages for which it wants receipts."""
+        self.opening = False
+        """A request is waiting for the store; the next ones wait in ``queue``."""
+        self.queue: deque[Attend | Unsubscribe | StatusRequest] = deque()
+        self.effects: list[Effect] = []
+        self.delivered_refs: list[int] = []
+        self.delivered_ids: list[str] = []
+        self.stored_refs: list[int] = []
+        self.stored_ids: list[str] = []
+        self.dirty = False
+
+    def touch(self) -> None:
+        """Effects of this session wait: tell its port."""
+        if not self.dirty:
+            self.dirty = True
+            port = self.port
+            port.dirty.append(self)
+            if not port.awake:
+                port.awake = True
+                port.wake()
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect, in order."""
+        self.effects.append(effect)
+        if not self.dirty:
+            self.touch()
+
+    @property
+    def room(self) -> int:
+        """Messages that may be sent to it now."""
+        if self.credit <= 0:
+            return 0
+        return self.window - len(self.out) - len(self.lent)
+
+    def take(self) -> list[Effect]:
+        """All effects that wait, results first."""
+        effects = self.effects
+        self.dirty = False
+        self.effects = []
+        if self.stored_refs:
+            effects.insert(0, Outcomes("stored", self.stored_refs, self.stored_ids))
+            self.stored_refs = []
+            self.stored_ids = []
+        if self.delivered_refs:
+            effects.insert(0, Outcomes("delivered", self.delivered_refs, self.delivered_ids))
+            self.delivered_refs = []
+            self.delivered_ids = []
+        return effects
+
+
+class Port:
+    """Where a group of sessions is attached: the front of this process or, over a link, of another member.
+
+    ``wake`` is called once when effects begin to wait; ``Broker.take_effects`` collects them and re-arms it.
+    """
+
+    __slots__ = ("awake", "dirty", "sessions", "wake")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        self.awake = False
+        self.sessions: dict[int, Session] = {}
+        self.dirty: list[Session] = []

@@ -1,0 +1,191 @@
+"""What senders are told: exactly one result for each publish, and receipts later.
+
+Every way out of ``Mailbox.pending`` ends here, so that a message, its repeats, its receipts and the counts
+of its mailbox are always settled together.
+
+Source: docs/protocol.md 2.3 and 2.4.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from posthouse.broker.counters import Counters
+from posthouse.broker.records import DONE, Entry, Session
+from posthouse.store.interface import Gone
+from posthouse.wire.codes import Code
+from posthouse.wire.messages import Receipt, Result
+
+STORE_UNAVAILABLE_DETAIL = "the store does not take messages at the moment"
+
+
+class Want(Struct, gc=False):
+    """Somebody wants receipts for a stored message."""
+
+    session: Session
+    id: str
+    recipient: str | None
+    kinds: list[str]
+
+
+class Results:
+    """Answers to senders."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.now_ms = 0
+        self._counters = counters
+        self._wants: dict[int, list[Want]] = {}
+
+    # --- leaving a mailbox's pending -------------------------------------------------------------------------
+
+    @staticmethod
+    def leave(entry: Entry) -> None:
+        """Take a message out of its mailbox's pending ones."""
+        box = entry.box
+        del box.pending[entry.id]
+        box.pending_bytes -= entry.size
+        if entry.guest:
+            box.pending_guest -= 1
+            box.pending_guest_bytes -= entry.size
+
+    def delivered(self, entry: Entry) -> None:
+        """An owner has acknowledged it: ``delivered``, without a commit."""
+        entry.state = DONE
+        self._counters.delivered += 1
+        session = entry.sender
+        if session is not None:
+            session.inflight_bytes -= entry.size
+            session.delivered_refs.append(entry.ref)
+            session.delivered_ids.append(entry.id)
+            if not session.dirty:
+                session.touch()
+        if entry.repeats is not None:
+            self._repeats(entry, "delivered")
+
+    def stored(self, entry: Entry) -> None:
+        """Its commit is confirmed: ``stored``."""
+        self._counters.stored += 1
+        session = entry.sender
+        if session is not None:
+            session.inflight_bytes -= entry.size
+            session.stored_refs.append(entry.ref)
+            session.stored_ids.append(entry.id)
+            if not session.dirty:
+                session.touch()
+            if entry.receipts:
+                self._want(session, entry, entry.receipts)
+        if entry.repeats is not None:
+            self._repeats(entry, "stored")
+
+    def duplicate_of_stored(self, entry: Entry) -> None:
+        """The store had it already: ``duplicate``. ``entry.seq`` is that of the message in the store."""
+        session = entry.sender
+        if session is not None:
+            session.inflight_bytes -= entry.size
+            self._duplicate(session, entry.ref, entry.id, "stored")
+            if entry.receipts:
+                self._want(session, entry, entry.receipts)
+        if entry.repeats is not None:
+            self._repeats(entry, "stored")
+
+    def duplicate_of_delivered(self, entry: Entry) -> None:
+        """A repeat that was on its way to the store when an owner acknowledged the first one."""
+        entry.state = DONE
+        session = entry.sender
+        if session is not None:
+            session.inflight_bytes -= entry.size
+            self._duplicate(session, entry.ref, entry.id, "delivered")
+        if entry.repeats is not None:
+            self._repeats(entry, "delivered")
+
+    def undeliverable(self, entry: Entry, detail: str) -> None:
+        """No owner took it and the relay keeps nothing."""
+        entry.state = DONE
+        for session, ref, size in _senders(entry):
+            session.inflight_bytes -= size
+            self._counters.undeliverable += 1
+            session.emit(Result(ref, "undeliverable", True, entry.id, None, None, detail))
+
+    def store_unavailable(self, entry: Entry) -> None:
+        """The store certainly did not take it."""
+        entry.state = DONE
+        for session, ref, size in _senders(entry):
+            session.inflight_bytes -= size
+            self.reject(session, ref, entry.id, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+
+    # --- single answers --------------------------------------------------------------------------------------
+
+    def reject(
+        self,
+        session: Session,
+        ref: int,
+        message: str,
+        code: Code,
+        detail: str,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        """The relay keeps nothing of this publish."""
+        self._counters.rejected[code.value] += 1
+        session.emit(Result(ref, "rejected", True, message, None, code.value, detail, retry_after_ms))
+
+    def confirm(self, session: Session, ref: int, message: str, state: str, size: int) -> None:
+        """A commit has been checked: the duplicate may be answered."""
+        session.inflight_bytes -= size
+        self._duplicate(session, ref, message, state)
+
+    def unconfirmed(self, session: Session, ref: int, message: str, size: int) -> None:
+        """The commit that should have checked failed."""
+        session.inflight_bytes -= size
+        self.reject(session, ref, message, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+
+    def _duplicate(self, session: Session, ref: int, message: str, state: str) -> None:
+        self._counters.duplicates += 1
+        session.emit(Result(ref, "duplicate", False, message, state))
+
+    def _repeats(self, entry: Entry, state: str) -> None:
+        for repeat in entry.repeats or ():
+            repeat.session.inflight_bytes -= repeat.size
+            self._duplicate(repeat.session, repeat.ref, entry.id, state)
+            if state == "stored" and repeat.receipts:
+                self._want(repeat.session, entry, repeat.receipts)
+
+    # --- receipts ----------------------------------------------------------------------------------------------
+
+    def _want(self, session: Session, entry: Entry, kinds: list[str]) -> None:
+        if session.closed:
+            return
+        recipient = entry.box.name if entry.box.buckets is not None else None
+        self._wants.setdefault(entry.seq, []).append(Want(session, entry.id, recipient, kinds))
+        session.receipts[entry.seq] = None
+
+    def was_delivered(self, seq: int) -> None:
+        """An owner has acknowledged a stored message."""
+        if self._wants:
+            self._receipt(seq, "delivered")
+
+    def is_gone(self, gone: Gone) -> None:
+        """A stored message has expired, was purged, or its owner could not decrypt it."""
+        if self._wants:
+            self._receipt(gone.seq, "expired")
+
+    def _receipt(self, seq: int, status: str) -> None:
+        for want in self._wants.pop(seq, ()):
+            session = want.session
+            session.receipts.pop(seq, None)
+            if status in want.kinds and not session.closed:
+                session.emit(Receipt(want.id, status, self.now_ms, want.recipient))  # type: ignore[arg-type]
+
+    def forget(self, session: Session) -> None:
+        """The session has ended: its receipts are nobody's."""
+        for seq in session.receipts:
+            left = [want for want in self._wants.pop(seq, ()) if want.session is not session]
+            if left:
+                self._wants[seq] = left
+        session.receipts.clear()
+
+
+def _senders(entry: Entry) -> list[tuple[Session, int, int]]:
+    senders = [(repeat.session, repeat.ref, repeat.size) for repeat in entry.repeats or ()]
+    if entry.sender is not None:
+        senders.insert(0, (entry.sender, entry.ref, entry.size))
+    return senders
