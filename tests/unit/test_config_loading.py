@@ -269,6 +269,20 @@ def test_the_largest_message_follows_from_the_frame_unless_set() -> None:
     assert load(None, {}, {"limits.max_message_bytes": 5000}).limits.message_bytes == 5000
 
 
+def test_paths_follow_from_the_store_url() -> None:
+    absolute = load(None, {}, {"store.url": "sqlite:////var/lib/posthouse/a.db"})
+    assert absolute.sqlite_path == Path("/var/lib/posthouse/a.db")
+    assert absolute.control_socket_path == Path("/var/lib/posthouse/a.db.sock")
+    assert (load().sqlite_path, load().control_socket_path) == (
+        Path("posthouse.db"),
+        Path("posthouse.db.sock"),
+    )
+    memory = load(None, {}, {"store.url": "memory:"})
+    assert (memory.sqlite_path, memory.control_socket_path) == (None, None)
+    named = load(None, {}, {"store.url": "memory:", "server.control_socket": "/run/posthouse.sock"})
+    assert named.control_socket_path == Path("/run/posthouse.sock")
+
+
 def test_a_configuration_cannot_be_changed_by_accident() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load().limits.max_window = 1  # type: ignore[misc]

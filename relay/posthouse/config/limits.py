@@ -30,7 +30,7 @@ class Limits:
     max_handshakes: Annotated[
         int,
         Setting(
-            "Connections at a time that have not finished TLS and HTTP; one more is closed at once.",
+            "Connections at a time that have not finished TLS and HTTP; one more ends the oldest of them.",
             why="The half-open ones that an attacker holds must not take the places of real clients; "
             "a thousand is a second of the busiest reconnecting.",
             unit="connections",
@@ -276,6 +276,7 @@ class Quota:
             why="Twice the 100,000 that an authenticated sender is promised room for (docs/protocol.md 2.5).",
             unit="messages",
             minimum=1,
+            zero="no such limit",
         ),
     ] = 200_000
     mailbox_bytes: Annotated[
@@ -285,6 +286,7 @@ class Quota:
             why="100,000 messages of 1 KiB take a fifth of it; larger ones are common too.",
             unit="bytes",
             minimum=1024,
+            zero="no such limit",
         ),
     ] = 512 * MIB
     guest_mailbox_messages: Annotated[
@@ -293,7 +295,8 @@ class Quota:
             "Messages in one mailbox that all anonymous and legacy senders share.",
             why="Strangers must not be able to fill a mailbox against its owner's correspondents.",
             unit="messages",
-            minimum=0,
+            minimum=1,
+            zero="no such limit",
         ),
     ] = 10_000
     guest_mailbox_bytes: Annotated[
@@ -302,7 +305,8 @@ class Quota:
             "Ciphertext in one mailbox that all anonymous and legacy senders share.",
             why="A sixteenth of the whole, at about 3 KiB a message.",
             unit="bytes",
-            minimum=0,
+            minimum=1024,
+            zero="no such limit",
         ),
     ] = 32 * MIB
     total_messages: Annotated[
@@ -351,7 +355,7 @@ class Commit:
             minimum=1,
             maximum=1_000_000,
         ),
-    ] = 8192
+    ] = 4096
     batch_bytes: Annotated[
         int,
         Setting(

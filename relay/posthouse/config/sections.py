@@ -5,6 +5,7 @@ and docs/configuration.md follow from what stands here. What 0 or an empty text 
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from posthouse.config.forms import LISTEN_ADDRESS, PUBLIC_NAME, STORE_URL
@@ -322,3 +323,17 @@ class Config:
     legacy: Legacy = field(default_factory=Legacy)
     commit: Commit = field(default_factory=Commit)
     log: Log = field(default_factory=Log)
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file, relative to where the relay runs unless its URL has four slashes; None for memory:."""
+        prefix = "sqlite:///"
+        return Path(self.store.url.removeprefix(prefix)) if self.store.url.startswith(prefix) else None
+
+    @property
+    def control_socket_path(self) -> Path | None:
+        """Where the control socket is: as set, else beside the SQLite file; None if it has no place."""
+        if self.server.control_socket:
+            return Path(self.server.control_socket)
+        path = self.sqlite_path
+        return path.with_name(path.name + ".sock") if path else None
