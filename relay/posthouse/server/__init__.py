@@ -1,0 +1,1 @@
+"""The asyncio shell: listeners, WebSocket connections, HTTP endpoints, life cycle and metrics."""
