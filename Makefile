@@ -66,4 +66,4 @@ docs: $(STAMP) ## write the generated documentation again
 .PHONY: clean
 clean: ## remove the venv and everything that was made here
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
-	find relay tests bench -name __pycache__ -prune -exec rm -rf {} +
+	find $(wildcard relay tests bench) -name __pycache__ -prune -exec rm -rf {} +
