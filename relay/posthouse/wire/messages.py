@@ -35,7 +35,7 @@ class Pending(Struct, gc=False):
     bytes: int
 
 
-# --- client to server --------------------------------------------------------------------------------------
+# --- client to server
 
 
 class Hello(Struct, tag="hello", gc=False, omit_defaults=True):
@@ -108,7 +108,7 @@ class Ping(Struct, tag="ping", gc=False):
 
 ClientMessage = Publish | Ack | Nack | Subscribe | Unsubscribe | StatusRequest | Ping | Hello
 
-# --- server to client --------------------------------------------------------------------------------------
+# --- server to client
 
 
 class Challenge(Struct, tag="challenge", gc=False):
