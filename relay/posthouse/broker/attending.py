@@ -60,7 +60,7 @@ class Attending:
         self._epoch = epoch
         self._of_key: dict[str, list[Session]] = {}
 
-    # --- sessions ------------------------------------------------------------------------------------------------
+    # --- sessions
 
     def open(self, port: Port, number: int, opened: Open) -> None:
         """A session begins; of too many with one key the oldest has to end."""
@@ -102,7 +102,7 @@ class Attending:
                 if loan.shelf in place.shelves:
                     attempts.note(subscription.reader, loan.seq, loan.deliveries)
 
-    # --- requests ------------------------------------------------------------------------------------------------
+    # --- requests
 
     def request(self, session: Session, request: Request) -> None:
         """Take a request now, or after the one that is open."""
@@ -197,7 +197,7 @@ class Attending:
 
         self._reads.append(Read(lambda reader: [reader.waiting(source, 0) for source in sources], answered))
 
-    # --- subscribing ---------------------------------------------------------------------------------------------
+    # --- subscribing
 
     def _attended(self, session: Session, request: Attend, found: Found | None) -> None:
         if not session.closed:

@@ -79,7 +79,7 @@ class Broker:
         self._next_housekeeping = now + HOUSEKEEPING_S
         self._set_time(now, wall_ms)
 
-    # --- sessions --------------------------------------------------------------------------------------------------
+    # --- sessions
 
     def handle(self, port: Port, number: int, commands: list[Command], now: float, wall_ms: int) -> None:
         """Take a batch of commands of one session. Commands of a session that is not open are passed over."""
@@ -132,7 +132,7 @@ class Broker:
         for session in list(port.sessions.values()):
             self._attending.close(session)
 
-    # --- the store -------------------------------------------------------------------------------------------------
+    # --- the store
 
     @property
     def pressing(self) -> bool:
@@ -185,7 +185,7 @@ class Broker:
         self._purging.purge(address, purged)
         self.directory.ask()
 
-    # --- time ------------------------------------------------------------------------------------------------------
+    # --- time
 
     def _set_time(self, now: float, wall_ms: int) -> None:
         now_ms = self.clock.advance(now, wall_ms)
@@ -209,6 +209,11 @@ class Broker:
             self._recent.expire(now)
             self.directory.trim()
         self.directory.ask()
+
+    def hurry(self) -> None:
+        """Nothing waits for a tick any more: the next batch takes all that is to be written."""
+        self.ledger.tick()
+        self.ledger.tick()
 
     def next_deadline(self, now: float) -> float:
         """When to call ``tick`` again, in seconds of the clock of ``now``."""

@@ -64,7 +64,7 @@ class Delivery:
         self._patient: set[Subscription] = set()
         self._failed: deque[tuple[int, Subscription]] = deque()
 
-    # --- live ----------------------------------------------------------------------------------------------
+    # --- live
 
     def offer(self, entry: Entry) -> bool:
         """Send a new message to everybody who reads its mailbox live; whether an owner got it."""
@@ -151,7 +151,7 @@ class Delivery:
             entry.deliveries += 1
             self._send(session, entry)
 
-    # --- backlog -------------------------------------------------------------------------------------------
+    # --- backlog
 
     def pump(self, subscription: Subscription, patient: bool = True) -> None:
         """Go on with the backlog of a subscription as far as there is room.

@@ -75,7 +75,7 @@ class Ledger:
         self._next_expiry_ms = next_expiry_ms
         self._rest_until_ms = 0
 
-    # --- in ------------------------------------------------------------------------------------------------
+    # --- in
 
     def hold(self, entry: Entry) -> None:
         """A storable message is out with an online owner."""
@@ -112,7 +112,7 @@ class Ledger:
                 if entry.state is PENDING or entry.state is COMMITTING:
                     yield entry
 
-    # --- time ----------------------------------------------------------------------------------------------
+    # --- time
 
     def tick(self) -> None:
         """One generation ends: what the old one still holds is written, the young one grows old."""
@@ -138,7 +138,7 @@ class Ledger:
         """When ``next_batch`` will have something to expire, on the store clock."""
         return max(self._next_expiry_ms, self._rest_until_ms) if self._next_expiry_ms else None
 
-    # --- batches -------------------------------------------------------------------------------------------
+    # --- batches
 
     @property
     def pressing(self) -> bool:
@@ -223,6 +223,8 @@ class Ledger:
             if box.readers:
                 touched.add(box)
             if entry.state is DONE:
+                if entry.seq in duplicates:  # acknowledged meanwhile: what the store holds of it has to go
+                    self.deletes.append(duplicates[entry.seq])
                 continue
             entry.state = STORED
             if duplicates and entry.seq in duplicates:

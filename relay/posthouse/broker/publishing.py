@@ -157,7 +157,7 @@ class Publishing:
         self._results.leave(entry)
         self._results.undeliverable(entry, detail)
 
-    # --- repeats -------------------------------------------------------------------------------------------------
+    # --- repeats
 
     def _repeat(self, pending: Entry, session: Session, publish: Publish, size: int) -> None:
         """A repeat of a pending message shares its outcome; one that asks for more raises it first."""
@@ -188,7 +188,7 @@ class Publishing:
                 self._counters.published -= 1
                 self.publish(session, publish)
 
-    # --- refusals ------------------------------------------------------------------------------------------------
+    # --- refusals
 
     def _refusal(
         self, box: Mailbox, session: Session, publish: Publish, size: int
@@ -218,7 +218,7 @@ class Publishing:
     ) -> None:
         self._results.reject(session, publish.ref, publish.id, code, detail, retry_after_ms)
 
-    # --- time ----------------------------------------------------------------------------------------------------
+    # --- time
 
     def tick(self, now: float) -> None:
         """Messages that nobody took within ``live_timeout_s`` are undeliverable."""

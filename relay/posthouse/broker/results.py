@@ -36,7 +36,7 @@ class Results:
         self._counters = counters
         self._wants: dict[int, list[Want]] = {}
 
-    # --- leaving a mailbox's pending -------------------------------------------------------------------------
+    # --- leaving a mailbox's pending
 
     @staticmethod
     def leave(entry: Entry) -> None:
@@ -113,7 +113,7 @@ class Results:
             session.inflight_bytes -= size
             self.reject(session, ref, entry.id, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
-    # --- single answers --------------------------------------------------------------------------------------
+    # --- single answers
 
     def reject(
         self,
@@ -149,7 +149,7 @@ class Results:
             if state == "stored" and repeat.receipts:
                 self._want(repeat.session, entry, repeat.receipts)
 
-    # --- receipts ----------------------------------------------------------------------------------------------
+    # --- receipts
 
     def _want(self, session: Session, entry: Entry, kinds: list[str]) -> None:
         if session.closed:

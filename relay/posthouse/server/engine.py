@@ -1,0 +1,328 @@
+"""Runs the broker in this process: brings it time, asks the store for it, and wakes its ports.
+
+All of the broker's work happens in turns of the event loop; the store's two threads answer through
+``call_soon_threadsafe``. At most one batch is being committed; the next one starts at the end of the loop turn in
+which it is needed, so that everything read in that turn goes into it.
+
+A batch whose outcome is unknown is neither promised nor rejected: the engine asks the store to resolve it until
+there is an answer. A batch that is fenced ends the broker: ``on_fenced`` is called once, nothing is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from posthouse.broker import Broker, BrokerSettings, Port
+from posthouse.broker.directory import Read
+from posthouse.exchange import Command, Effect
+from posthouse.store.interface import (
+    FENCED,
+    Batch,
+    Committed,
+    Doubt,
+    Fence,
+    Recovered,
+    Store,
+    StoreUnavailable,
+    Writer,
+)
+from posthouse.store.threads import StoreThreads
+
+RESOLVE_FIRST_S: Final = 0.1
+RESOLVE_LONGEST_S: Final = 2.0
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def boot_s() -> float:
+        """Seconds of a clock that runs through suspend."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+
+    def boot_s() -> float:
+        """Seconds of the nearest to a clock that runs through suspend that this system has."""
+        return time.monotonic()
+
+
+def wall_ms() -> int:
+    """Milliseconds of the Unix epoch."""
+    return int(time.time() * 1000)
+
+
+class NotPromoted(StoreUnavailable):
+    """The store was promoted by somebody else at the same moment."""
+
+
+class Engine:
+    """The broker of this process and its store."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: BrokerSettings,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self.store_healthy = True
+        """False from a commit that failed to the next that succeeds."""
+        self.on_commit: Callable[[float], None] = lambda seconds: None
+        """Told how long each commit took, in seconds."""
+        self._store = store
+        self._settings = settings
+        self._loop = loop or asyncio.get_running_loop()
+        self._on_fenced = on_fenced
+        self._threads = StoreThreads(store, self._loop.call_soon_threadsafe)
+        self._broker: Broker | None = None
+        self._recovered: Recovered | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._commit_soon = False
+        self._started_s = 0.0
+        self._resolve_s = RESOLVE_FIRST_S
+        self._fence: Fence
+        self._decision: asyncio.Future[None] | None = None
+
+    # --- promotion
+
+    @property
+    def broker(self) -> Broker:
+        """The active broker; only after ``promote``."""
+        assert self._broker is not None, "not promoted"
+        return self._broker
+
+    @property
+    def active(self) -> bool:
+        """Whether a broker runs here."""
+        return self._broker is not None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this promotion."""
+        return self.broker.epoch
+
+    @property
+    def relay_id(self) -> str:
+        """The id of the relay, the same on all its members."""
+        assert self._recovered is not None, "not promoted"
+        return self._recovered.relay_id
+
+    async def promote(self) -> None:
+        """Raise the epoch and start a broker that is ready for commands.
+
+        Raises NotPromoted if another promotion came between, StoreUnavailable if the store cannot write.
+        """
+        token = secrets.token_bytes(16)
+
+        seen = await self._on_writer(lambda writer: writer.fence())
+        recovered = await self._on_writer(lambda writer: writer.promote(seen, seen.epoch + 1, token))
+        if recovered is None:
+            raise NotPromoted("another member was promoted at the same moment")
+        broker = Broker(self._settings, recovered, self._store.durable, boot_s(), wall_ms())
+        batch = broker.next_batch()
+        assert batch is not None, "the first batch reserves sequence numbers"
+        fence = recovered.fence
+        outcome = await self._on_writer(lambda writer: writer.commit(batch, fence))
+        if not isinstance(outcome, Committed):
+            raise NotPromoted(f"the first commit of the promotion was {outcome.value}")
+        broker.committed(outcome, boot_s(), wall_ms())
+        self._recovered = recovered
+        self._fence = fence
+        self._broker = broker
+        now = boot_s()
+        self._set_timer(broker.next_deadline(now), now)
+
+    async def _on_writer(self, work: Callable[[Writer], T]) -> T:
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def answered(answer: T | BaseException) -> None:
+            if done.cancelled():
+                return
+            if isinstance(answer, BaseException):
+                done.set_exception(answer)
+            else:
+                done.set_result(answer)
+
+        self._threads.submit_write(work, answered)
+        return await done
+
+    # --- ports
+
+    @staticmethod
+    def open_port(wake: Callable[[], None]) -> Port:
+        """A port for a group of sessions; ``wake`` is called when effects begin to wait at it."""
+        return Port(wake)
+
+    def submit(self, port: Port, number: int, commands: list[Command]) -> None:
+        """Take a batch of commands of one session."""
+        broker = self._broker
+        if broker is not None:
+            now = boot_s()
+            broker.handle(port, number, commands, now, wall_ms())
+            self._see_to(broker, now)
+
+    def take_effects(self, port: Port) -> list[tuple[int, list[Effect]]]:
+        """The effects that wait at a port."""
+        return [] if self._broker is None else self._broker.take_effects(port)
+
+    async def purge(self, address: str) -> int:
+        """Empty the mailbox of a canonical address: the number of messages deleted. Raises StoreUnavailable."""
+        done: asyncio.Future[int] = self._loop.create_future()
+
+        def purged(answer: int | StoreUnavailable) -> None:
+            if done.cancelled():
+                return
+            if isinstance(answer, StoreUnavailable):
+                done.set_exception(answer)
+            else:
+                done.set_result(answer)
+
+        self.broker.purge(address, purged)
+        self._see_to(self.broker, boot_s())
+        return await done
+
+    # --- the broker's wishes
+
+    def _see_to(self, broker: Broker, now: float) -> None:
+        """After every turn of the broker: ask what it wants to know, commit what presses, set the timer."""
+        if broker.reads:
+            reads, broker.reads[:] = broker.reads[:], []
+            for read in reads:
+                self._threads.submit_read(read.ask, partial(self._answered, read))
+        if not self._commit_soon and broker.pressing:
+            self._commit_soon = True
+            self._loop.call_soon(self._commit)
+        # A timer that fires within a tick anyway needs no second look: that is the case under load.
+        if self._due - now > self._settings.tick_s:
+            due = broker.next_deadline(now)
+            if due < self._due:
+                self._set_timer(due, now)
+
+    def _set_timer(self, due: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        broker = self._broker
+        if broker is None:
+            return
+        now = boot_s()
+        broker.tick(now, wall_ms())
+        self._commit()
+        self._due = now + self._settings.tick_s * 2
+        self._see_to(broker, now)
+        self._set_timer(broker.next_deadline(now), now)
+
+    def _answered(self, read: Read, answer: object) -> None:
+        broker = self._broker
+        if broker is not None:
+            if isinstance(answer, BaseException) and not isinstance(answer, StoreUnavailable):
+                _log.error("reading the store failed", error=repr(answer))
+            now = boot_s()
+            broker.answer(read, answer, now, wall_ms())
+            self._see_to(broker, now)
+
+    # --- commits
+
+    def _commit(self) -> None:
+        self._commit_soon = False
+        broker = self._broker
+        if broker is None:
+            return
+        batch = broker.next_batch()
+        if batch is not None:
+            self._started_s = boot_s()
+            fence = self._fence
+            self._threads.submit_write(
+                lambda writer: writer.commit(batch, fence), partial(self._decided, batch)
+            )
+
+    def _decided(self, batch: Batch, outcome: Committed | Doubt | BaseException) -> None:
+        broker = self._broker
+        if broker is None:
+            return
+        now = boot_s()
+        if isinstance(outcome, Committed):
+            if not self.store_healthy:
+                _log.warning("the store takes messages again")
+            self.store_healthy = True
+            self._resolve_s = RESOLVE_FIRST_S
+            self.on_commit(now - self._started_s)
+            broker.committed(outcome, now, wall_ms())
+        elif isinstance(outcome, StoreUnavailable):
+            if self.store_healthy:
+                _log.error("the store does not take messages", reason=str(outcome))
+            self.store_healthy = False
+            broker.committed(None, now, wall_ms())
+        elif outcome is FENCED:
+            self._fenced()
+            return
+        else:
+            self._doubt(batch, outcome)
+            return
+        self._see_to(broker, now)
+        self._wake_drain()
+
+    def _doubt(self, batch: Batch, outcome: object) -> None:
+        """It is not known whether the batch is in the store: ask again until it is."""
+        if self.store_healthy or isinstance(outcome, BaseException):
+            _log.error("a commit is in doubt", batch=batch.number, reason=repr(outcome))
+        self.store_healthy = False
+        fence = self._fence
+        self._loop.call_later(
+            self._resolve_s,
+            self._threads.submit_write,
+            lambda writer: writer.resolve(batch, fence),
+            partial(self._decided, batch),
+        )
+        self._resolve_s = min(self._resolve_s * 2, RESOLVE_LONGEST_S)
+
+    def _fenced(self) -> None:
+        _log.error("fenced: another promotion owns the store", epoch=self.epoch)
+        self.broker.counters.fenced += 1
+        self._drop()
+        self._on_fenced()
+
+    def _drop(self) -> None:
+        self._broker = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_drain()
+
+    # --- the end
+
+    async def drain(self) -> None:
+        """Commit everything that waits. Returns early when the store does not take it, or after a fence."""
+        while self._broker is not None:
+            ledger = self._broker.ledger
+            if ledger.committing is None:
+                self._broker.hurry()
+                self._commit()
+                if ledger.committing is None:
+                    return
+            self._decision = self._loop.create_future()
+            await self._decision
+            if not self.store_healthy:
+                return
+
+    def _wake_drain(self) -> None:
+        if self._decision is not None and not self._decision.done():
+            self._decision.set_result(None)
+
+    async def close(self) -> None:
+        """Drop the broker and close the store. Nothing is answered any more."""
+        self._drop()
+        await self._loop.run_in_executor(None, self._threads.close)
