@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from posthouse.exchange import Command, Effect, Open
-from posthouse.identity import Address, DeviceKey
+from posthouse.identity import DeviceKey
 from posthouse.session.settings import Conditions, SessionSettings
 from posthouse.session.v2 import V2Session
 from posthouse.wire.codec import MSGPACK, Codec
@@ -37,8 +37,6 @@ class Driver:
     conditions: Conditions
     codec: Codec
     now: float = 0.0
-    taken: list[Command] = field(default_factory=list)
-    """Every command that the session has given so far."""
 
     def send(self, *items: ClientMessage | dict[str, Any] | object) -> list[ServerMessage]:
         """The client sends these in one array; what the session says to it."""
@@ -61,10 +59,8 @@ class Driver:
     def commands(self) -> list[Command]:
         """The commands since the last call."""
         commands, self.session.commands = self.session.commands, []
-        self.taken += commands
         return commands
 
-    @property
     def closing(self) -> tuple[CloseCode, str] | None:
         """The session's wish to end."""
         return self.session.closing
@@ -109,8 +105,3 @@ def opened(
     (command,) = driver.commands()
     assert isinstance(command, Open)
     return driver
-
-
-def addresses_of(key: DeviceKey) -> list[Address]:
-    """The list that the broker is given for all proved addresses."""
-    return [key.address]
