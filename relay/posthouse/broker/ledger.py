@@ -61,6 +61,7 @@ class Ledger:
         self.confirmations: list[Confirmation] = []
         self.purges: list[MailboxNo] = []
         self.committing: Batch | None = None
+        self.stalled = False
         self.total = total
         self.reserved = first_seq
         self.on_gone: Callable[[Gone], None] = lambda gone: None
@@ -84,6 +85,9 @@ class Ledger:
 
     def hurry(self, entry: Entry) -> None:
         """A storable message has nobody to wait for."""
+        if self.stalled:
+            self._refuse(entry)
+            return
         if entry.box.lively:
             self.hurry_mailbox(entry.box)
         if not entry.urgent:
@@ -116,6 +120,8 @@ class Ledger:
 
     def tick(self) -> None:
         """One generation ends: what the old one still holds is written, the young one grows old."""
+        if self.stalled:
+            self._refuse_waiting()
         for entry in self.old:
             if entry.state is PENDING and not entry.urgent:
                 entry.urgent = True
@@ -123,6 +129,28 @@ class Ledger:
                 self._unsorted = True
         self.old = self.young
         self.young = []
+
+    def stall(self) -> None:
+        """The batch under way takes too long: until it ends, say at once that the store does not take messages."""
+        self.stalled = True
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Reject all that waits for the next batch; what is out with an online owner keeps its two ticks."""
+        refused, self.urgent = self.urgent + self.old, []
+        self.old = []
+        for entry in refused:
+            if entry.state is PENDING:
+                self._refuse(entry)
+        unconfirmed, self.confirmations = self.confirmations, []
+        for confirmation in unconfirmed:
+            self._results.unconfirmed(
+                confirmation.session, confirmation.ref, confirmation.id, confirmation.size
+            )
+
+    def _refuse(self, entry: Entry) -> None:
+        self._results.leave(entry)
+        self._results.store_unavailable(entry)
 
     @property
     def ticking(self) -> bool:
@@ -208,6 +236,7 @@ class Ledger:
         batch = self.committing
         assert batch is not None
         self.committing = None
+        self.stalled = False
         counters = self._counters
         counters.appended += len(batch.appends) - len(outcome.duplicates)
         counters.deleted += len(batch.deletes)
@@ -260,6 +289,7 @@ class Ledger:
         batch = self.committing
         assert batch is not None
         self.committing = None
+        self.stalled = False
         self._counters.store_failures += 1
         self._rest_until_ms = batch.clock_ms + RETRY_MS
         self.deletes = batch.deletes + self.deletes

@@ -71,6 +71,7 @@ class Engine:
         settings: BrokerSettings,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
+        commit_timeout_s: float = 10.0,
         on_fenced: Callable[[], None],
     ) -> None:
         self.store_healthy = True
@@ -79,6 +80,7 @@ class Engine:
         """Told how long each commit took, in seconds."""
         self._store = store
         self._settings = settings
+        self._commit_timeout_s = commit_timeout_s
         self._loop = loop or asyncio.get_running_loop()
         self._on_fenced = on_fenced
         self._threads = StoreThreads(store, self._loop.call_soon_threadsafe)
@@ -220,6 +222,17 @@ class Engine:
             return
         now = boot_s()
         broker.tick(now, wall_ms())
+        ledger = broker.ledger
+        if (
+            ledger.committing is not None
+            and not ledger.stalled
+            and now - self._started_s > self._commit_timeout_s
+        ):
+            _log.error(
+                "a commit takes too long: messages are refused until it ends", seconds=self._commit_timeout_s
+            )
+            self.store_healthy = False
+            ledger.stall()
         self._commit()
         self._due = now + self._settings.tick_s * 2
         self._see_to(broker, now)
