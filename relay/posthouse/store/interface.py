@@ -27,6 +27,9 @@ from posthouse.errors import PosthouseError
 MailboxNo = NewType("MailboxNo", int)
 Seq = NewType("Seq", int)
 
+TOKEN_BYTES: Final = 16
+"""Of the random tokens in a fence: a promotion's and an incarnation's."""
+
 SHELVES_OF_ADDRESSES: Final = 1 << 16
 """Shelf numbers below this are the 16-bit prefixes of addresses."""
 
@@ -99,7 +102,8 @@ class Batch(Struct):
     marks: list[Mark] = []
     """Marks of messages that are not there are passed over."""
     readers_per_bucket: int = 1000
-    """Distinct reader names that may have marks in a bucket; beyond, the name marked longest ago loses its marks."""
+    """Distinct reader names that may have marks in a bucket after this batch; beyond, the name that marked longest ago
+    loses its marks."""
     purges: list[MailboxNo] = []
     """Mailboxes to empty, at most ``expire_limit`` messages of each; the answer's tallies say what is left."""
     expire_limit: int = 0
@@ -127,6 +131,8 @@ class Committed(Struct):
     """Of every mailbox that the batch changed, as it is now (zero when empty)."""
     total: Tally
     """Of the whole store."""
+    next_expiry: int = 0
+    """The lowest ``expires_at`` in the store; 0 when it is empty."""
 
 
 class Doubt(Enum):
@@ -164,6 +170,8 @@ class Recovered(Struct):
     next_seq: int
     next_mailbox: MailboxNo
     total: Tally
+    next_expiry: int = 0
+    """The lowest ``expires_at`` in the store; 0 when it is empty."""
 
 
 class Source(Struct, gc=False):
@@ -181,6 +189,7 @@ class StoredMessage(Struct, gc=False):
     seq: int
     id: str
     mailbox: MailboxNo
+    shelf: int
     ciphertext: bytes
     received_at: int
     expires_at: int
@@ -224,8 +233,19 @@ class Writer(Protocol):
         or returns UNKNOWN while the store still cannot tell.
         """
 
+    def tidy(self) -> None:
+        """Housekeeping that nobody waits for (a checkpoint): called between batches. Raises StoreUnavailable."""
+
     def close(self) -> None:
         """Close. Committed data stays."""
+
+
+def check_promotion(seen: Fence, epoch: int, token: bytes) -> None:
+    """Raise ValueError unless the epoch rises and the token is one."""
+    if epoch <= seen.epoch:
+        raise ValueError(f"epoch {epoch} is not above {seen.epoch}")
+    if len(token) != TOKEN_BYTES:
+        raise ValueError(f"a fence token has {TOKEN_BYTES} bytes")
 
 
 class Reader(Protocol):
