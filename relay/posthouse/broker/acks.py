@@ -50,29 +50,34 @@ class Acks:
     def ack(self, session: Session, ids: list[str]) -> None:
         """The session has processed these messages. Ids that it was not sent are passed over."""
         out, lent = session.out, session.lent
+        elide, remember = self._results.elide, self._recent.add
+        elided = 0
         for message in ids:
             entry = out.pop(message, None)
             if entry is not None:
-                self._acked(entry)
+                if entry.state is PENDING:
+                    elided += 1
+                    remember(entry.box.name, message)
+                    elide(entry)
+                else:
+                    self._acked(entry)
             if lent:
                 loan = lent.pop(message, None)
                 while loan is not None:
                     self._mark(session, loan)
                     loan = loan.more
+        self._counters.elided += elided
+        self._counters.acked += elided
         self._delivery.pump_session(session)
 
     def _acked(self, entry: Entry) -> None:
+        """An ack of a message that is, or is about to be, in the store."""
         state = entry.state
         if state is DONE:
             return
         box = entry.box
         self._counters.acked += 1
         self._recent.add(box.name, entry.id)
-        if state is PENDING:
-            self._results.leave(entry)
-            self._counters.elided += 1
-            self._results.delivered(entry)
-            return
         pending = box.pending.get(entry.id)
         if pending is not None:
             self._results.leave(pending)

@@ -23,6 +23,7 @@ from posthouse.store.interface import Batch, Committed, Recovered, StoreUnavaila
 from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscribe
 
 HOUSEKEEPING_S = 1.0
+Seldom = Open | Close | Credit | Attend | Unsubscribe | StatusRequest | Nack
 
 
 class Broker:
@@ -85,26 +86,24 @@ class Broker:
         """Take a batch of commands of one session. Commands of a session that is not open are passed over."""
         self._set_time(now, wall_ms)
         session = port.sessions.get(number)
+        publish = self._publishing.publish
+        published = 0
         for command in commands:
-            if session is not None:
-                self._command(session, command)
-            elif isinstance(command, Open):
-                self._attending.open(port, number, command)
-                session = port.sessions[number]
+            if session is None:
+                if isinstance(command, Open):
+                    self._attending.open(port, number, command)
+                    session = port.sessions[number]
+            elif isinstance(command, Publish):
+                published += 1
+                publish(session, command)
+            elif isinstance(command, Ack):
+                self._acks.ack(session, command.ids)
+            elif not session.closed:
+                self._seldom(session, command)
+        self.counters.published += published
         self.directory.ask()
 
-    def _command(self, session: Session, command: Command) -> None:
-        kind = type(command)
-        if kind is Publish:
-            self._publishing.publish(session, command)  # type: ignore[arg-type]
-        elif kind is Ack:
-            self._acks.ack(session, command.ids)  # type: ignore[union-attr]
-        elif session.closed:
-            return
-        else:
-            self._seldom(session, command)
-
-    def _seldom(self, session: Session, command: Command) -> None:
+    def _seldom(self, session: Session, command: Seldom) -> None:
         match command:
             case Credit(bytes=size):
                 session.credit += size
@@ -115,8 +114,8 @@ class Broker:
                 self._attending.request(session, command)
             case Close():
                 self._attending.close(session)
-            case Open() | Publish() | Ack():
-                raise AssertionError("taken before")
+            case Open():
+                pass  # it is open already
             case _:
                 assert_never(command)
 

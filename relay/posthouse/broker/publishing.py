@@ -5,6 +5,7 @@ Source: docs/protocol.md 2.2 and 2.4; docs/architecture.md, "Publish".
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 from posthouse.broker.counters import Counters
@@ -43,7 +44,15 @@ class Publishing:
         self.now = 0.0
         self.seq = first_seq
         self._settings = settings
-        self._quotas = settings.quotas
+        self._quotas = quotas = settings.quotas
+        self._most_messages = _limit(quotas.mailbox_messages)
+        self._most_bytes = _limit(quotas.mailbox_bytes)
+        self._most_in_all = _limit(quotas.total_messages)
+        self._most_bytes_in_all = _limit(quotas.total_bytes)
+        self._default_ttl_s = settings.default_ttl_s
+        self._max_ttl_s = settings.max_ttl_s
+        self._max_inflight_bytes = settings.max_inflight_bytes
+        self._addresses = directory.addresses
         self._directory = directory
         self._delivery = delivery
         self._ledger = ledger
@@ -58,15 +67,15 @@ class Publishing:
 
     def publish(self, session: Session, publish: Publish) -> None:
         """Take one publish: it gets exactly one result, now or later."""
-        self._counters.published += 1
         size = len(publish.ciphertext)
-        if session.inflight_bytes + size > self._settings.max_inflight_bytes and session.inflight_bytes:
+        inflight_bytes = session.inflight_bytes
+        if inflight_bytes + size > self._max_inflight_bytes and inflight_bytes:
             self._reject(session, publish, Code.RATE_LIMITED, "too many publishes wait for their result", 50)
             return
-        session.inflight_bytes += size
+        session.inflight_bytes = inflight_bytes + size
         name = publish.recipient
         if name is not None:
-            box = self._directory.addresses.get(name)
+            box = self._addresses.get(name)
         else:
             name = publish.bucket
             assert name is not None
@@ -89,62 +98,69 @@ class Publishing:
 
     def _into(self, box: Mailbox, session: Session, publish: Publish, size: int) -> None:
         message = publish.id
-        pending = box.pending.get(message)
-        if pending is not None:
-            self._repeat(pending, session, publish, size)
+        pending = box.pending
+        if message in pending:
+            self._repeat(pending[message], session, publish, size)
             return
         if self._recent.has(box.name, message):
             self._ledger.confirmations.append(Confirmation(session, publish.ref, message, "delivered", size))
             return
-        refusal = self._refusal(box, session, publish, size)
-        if refusal is not None:
-            session.inflight_bytes -= size
-            self._reject(session, publish, *refusal)
-            return
-        self._send_on(self._entry(box, session, publish, size))
-
-    def _entry(self, box: Mailbox, session: Session, publish: Publish, size: int) -> Entry:
-        settings = self._settings
+        stored, total = box.stored, self._ledger.total
+        guest = session.guest
+        receipts = publish.receipts
+        # One test for all that is refused seldom; which it was is found out only then.
+        if (
+            stored.count + len(pending) >= self._most_messages
+            or stored.bytes + box.pending_bytes + size > self._most_bytes
+            or total.count >= self._most_in_all
+            or total.bytes + size > self._most_bytes_in_all
+            or self.seq >= self._ledger.reserved
+            or guest
+            or receipts
+        ):
+            refusal = self._refusal(box, session, publish, size)
+            if refusal is not None:
+                session.inflight_bytes -= size
+                self._reject(session, publish, *refusal)
+                return
         ttl_s = publish.ttl_s
         if ttl_s is None:
-            ttl_s = settings.default_ttl_s
-        elif ttl_s > settings.max_ttl_s:
-            ttl_s = settings.max_ttl_s
-        now_ms = self.now_ms
-        seq = self.seq
+            ttl_s = self._default_ttl_s
+        elif ttl_s > self._max_ttl_s:
+            ttl_s = self._max_ttl_s
+        now_ms, seq = self.now_ms, self.seq
         self.seq = seq + 1
         self._delivery.last_seq = seq
-        guest = session.guest
+        storable = self._durable and publish.mode != "live"
         entry = Entry(
             seq,
             box,
-            publish.id,
+            message,
             publish.ciphertext,
             now_ms,
             now_ms + ttl_s * 1000,
             guest,
             box,
             size,
-            self._durable and publish.mode != "live",
+            storable,
             session,
             publish.ref,
-            publish.receipts,  # type: ignore[arg-type]
+            receipts,  # type: ignore[arg-type]
         )
-        box.pending[publish.id] = entry
+        pending[message] = entry
         box.pending_bytes += size
         if guest:
             box.pending_guest += 1
             box.pending_guest_bytes += size
-        return entry
-
-    def _send_on(self, entry: Entry) -> None:
         got = self._delivery.offer(entry)
-        if entry.storable:
-            if got:
-                self._ledger.hold(entry)
-            else:
-                self._ledger.hurry(entry)
-            return
+        if not storable:
+            self._not_storable(entry)
+        elif got:
+            self._ledger.hold(entry)
+        else:
+            self._ledger.hurry(entry)
+
+    def _not_storable(self, entry: Entry) -> None:
         box = entry.box
         if box.buckets is None:
             self._give_up(entry, NO_OWNER_OF_A_BUCKET)
@@ -185,7 +201,6 @@ class Publishing:
         if self._again:
             waiting, self._again = self._again, []
             for session, publish in waiting:
-                self._counters.published -= 1
                 self.publish(session, publish)
 
     # --- refusals
@@ -193,19 +208,19 @@ class Publishing:
     def _refusal(
         self, box: Mailbox, session: Session, publish: Publish, size: int
     ) -> tuple[Code, str, int | None] | None:
-        quotas = self._quotas
-        stored = box.stored
-        if _over(quotas.mailbox_messages, stored.count + len(box.pending), 1) or _over(
-            quotas.mailbox_bytes, stored.bytes + box.pending_bytes, size
+        quotas, stored = self._quotas, box.stored
+        if (
+            stored.count + len(box.pending) >= self._most_messages
+            or stored.bytes + box.pending_bytes + size > self._most_bytes
         ):
             return Code.QUOTA, "the mailbox is full", None
         if session.guest and (
-            _over(quotas.guest_mailbox_messages, stored.guest_count + box.pending_guest, 1)
-            or _over(quotas.guest_mailbox_bytes, stored.guest_bytes + box.pending_guest_bytes, size)
+            stored.guest_count + box.pending_guest >= _limit(quotas.guest_mailbox_messages)
+            or stored.guest_bytes + box.pending_guest_bytes + size > _limit(quotas.guest_mailbox_bytes)
         ):
             return Code.QUOTA, "the mailbox is full for senders without a key", None
         total = self._ledger.total
-        if _over(quotas.total_messages, total.count, 1) or _over(quotas.total_bytes, total.bytes, size):
+        if total.count >= self._most_in_all or total.bytes + size > self._most_bytes_in_all:
             return Code.QUOTA, "the relay is full", None
         if publish.receipts and len(session.receipts) >= self._settings.receipts_per_connection:
             return Code.RATE_LIMITED, "too many receipts are outstanding", 1000
@@ -234,8 +249,8 @@ class Publishing:
         return self._deadlines[0][0] if self._deadlines else None
 
 
-def _over(limit: int, used: int, more: int) -> bool:
-    return bool(limit) and used + more > limit
+def _limit(setting: int) -> int:
+    return setting or sys.maxsize
 
 
 def _has_owner(box: Mailbox) -> bool:

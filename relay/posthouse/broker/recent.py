@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+MESSAGE_ID_CHARS: Final = 64
 FORGET_AT_ONCE: Final = 4096
 """Entries forgotten in one call of ``expire``: a bound on how long the loop stands still."""
 
@@ -16,12 +17,15 @@ FORGET_AT_ONCE: Final = 4096
 class Recent:
     """Pairs of (mailbox name, message id) in the order in which they were delivered."""
 
-    __slots__ = ("_capacity", "_known", "_marks", "_order", "_taken", "_window_s")
+    __slots__ = ("_capacity", "_known", "_marks", "_order", "_shared", "_taken", "_window_s")
 
     def __init__(self, window_s: float, capacity: int) -> None:
         self._window_s = window_s
         self._capacity = capacity
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}
+        """Message id → mailbox; for further mailboxes with the same message: id and mailbox joined → mailbox."""
+        self._shared = 0
+        """Number of joined keys."""
         self._order: deque[str] = deque()
         self._taken = 0
         # (time, number of entries taken by then): one pair a second dates every entry well enough.
@@ -32,20 +36,33 @@ class Recent:
 
     def add(self, mailbox: str, message: str) -> None:
         """Remember a delivery."""
-        pair = message + mailbox
         known = self._known
-        if pair in known:
+        held = known.get(message)
+        if held is None:
+            known[message] = mailbox
+        elif held == mailbox:
             return
-        known.add(pair)
+        else:
+            message += mailbox
+            if message in known:
+                return
+            known[message] = mailbox
+            self._shared += 1
         order = self._order
-        order.append(pair)
+        order.append(message)
         self._taken += 1
         if len(order) > self._capacity:
-            known.discard(order.popleft())
+            self._forget()
 
     def has(self, mailbox: str, message: str) -> bool:
         """Whether this delivery is remembered."""
-        return message + mailbox in self._known
+        return self._known.get(message) == mailbox or (self._shared > 0 and message + mailbox in self._known)
+
+    def _forget(self) -> None:
+        key = self._order.popleft()
+        del self._known[key]
+        if len(key) > MESSAGE_ID_CHARS:
+            self._shared -= 1
 
     def expire(self, now: float) -> None:
         """Forget what is older than the window; call about once a second."""
@@ -58,6 +75,6 @@ class Recent:
         first = self._taken - len(self._order)
         surplus = gone_by - first
         for _ in range(min(surplus, FORGET_AT_ONCE)):
-            self._known.discard(self._order.popleft())
+            self._forget()
         if surplus > FORGET_AT_ONCE:
             self._marks.appendleft((now - self._window_s, gone_by))

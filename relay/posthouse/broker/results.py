@@ -48,8 +48,13 @@ class Results:
             box.pending_guest -= 1
             box.pending_guest_bytes -= entry.size
 
+    def elide(self, entry: Entry) -> None:
+        """An owner has acknowledged it before it went to the store."""
+        self.leave(entry)
+        self.delivered(entry)
+
     def delivered(self, entry: Entry) -> None:
-        """An owner has acknowledged it: ``delivered``, without a commit."""
+        """An owner has acknowledged it: ``delivered``, whatever becomes of its commit."""
         entry.state = DONE
         self._counters.delivered += 1
         session = entry.sender
