@@ -1,8 +1,8 @@
 """Structured logs: one line an event on standard error, as JSON or for a person's eyes.
 
-Events are constant lower-case phrases with fields; ids may be fields, payloads and keys never. Lines below the
-chosen level cost one call of an empty function. Records of the standard library's `logging` (asyncio, websockets)
-come out in the same form. Importing this sets nothing up: a program that uses the client keeps its own logging.
+Events are constant lower-case phrases with fields; ids may be fields, payloads and keys never. Records of the
+standard library's `logging` (asyncio, websockets) come out in the same form. Importing this sets nothing up: a
+program that uses the client keeps its own logging.
 """
 
 import logging
@@ -28,7 +28,6 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: 
     """Set up structlog and the standard library's logging for this process; the last call wins.
 
     `auto` means `console` on a terminal and `json` elsewhere; `stream` is standard error unless given.
-    Loggers that were used before the first call keep the form that they had then.
     """
     stream = sys.stderr if stream is None else stream
     as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
@@ -42,7 +41,8 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: 
         processors=[*stamping, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
+        # Loggers must hear of a new level; no line is written often enough to feel the difference.
+        cache_logger_on_first_use=False,
     )
     _route_standard_library(_NUMBERS[level], stamping, rendering, stream)
 

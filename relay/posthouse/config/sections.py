@@ -297,7 +297,9 @@ class Log:
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Setting(
-            "Least important lines that are written.", why="One line for each event that a person may want."
+            "Least important lines that are written.",
+            why="One line for each event that a person may want.",
+            flag="--log-level",
         ),
     ] = "info"
     format: Annotated[

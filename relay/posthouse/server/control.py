@@ -1,0 +1,188 @@
+"""The control socket: commands of this machine's operator, over a Unix socket that only the relay's user may open.
+
+A request is one JSON object on a line, and so is its answer; then the connection ends. Whoever starts the relay says
+which commands there are.
+
+A Unix socket's path must fit about a hundred bytes, and a store's path may be longer. On Linux both ends reach
+through /proc/self/fd, so any path will do; elsewhere a path that is too long is an error that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from posthouse.errors import PosthouseError
+
+MAX_LINE_BYTES: Final = 64 * 1024
+REQUEST_TIMEOUT_S: Final = 5.0
+COMMAND_TIMEOUT_S: Final = 60.0
+MAX_CALLERS: Final = 16
+_PROC_FDS: Final = Path("/proc/self/fd")
+_log = structlog.get_logger()
+
+Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Gives the fields of a good answer; raises CommandRefused for a bad one."""
+
+
+class ControlSocketError(PosthouseError):
+    """The control socket cannot be made or reached; the text says why."""
+
+
+class CommandRefused(PosthouseError):
+    """A command cannot be done; the text says why."""
+
+
+class ControlSocket:
+    """The relay's end."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self.path = path
+        self._commands = commands
+        self._server: asyncio.Server | None = None
+        self._inode = 0
+        self._callers = 0
+
+    async def open(self) -> None:
+        """Make the socket, in place of one that a dead process left. Raises ControlSocketError."""
+        listener = _listen(self.path)
+        self._inode = os.lstat(self.path).st_ino
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
+
+    async def close(self) -> None:
+        """Take no more commands and remove the socket, if it is still this one."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        try:
+            if os.lstat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+        except OSError:
+            pass
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._callers += 1
+        try:
+            if self._callers > MAX_CALLERS:
+                answer: dict[str, Any] = {"ok": False, "error": "too many callers at a time"}
+            else:
+                answer = await self._answer(reader)
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await writer.drain()
+        except (OSError, TimeoutError):
+            pass  # the caller has gone
+        finally:
+            self._callers -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                line = await reader.readuntil(b"\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            return {"ok": False, "error": f"a request is one line of at most {MAX_LINE_BYTES} bytes"}
+        try:
+            request = msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            return {"ok": False, "error": "a request is a JSON object"}
+        name = request.get("command")
+        command = self._commands.get(name) if isinstance(name, str) else None
+        if command is None:
+            return {"ok": False, "error": f"unknown command; there are: {', '.join(self._commands)}"}
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                return {"ok": True, **await command(request)}
+        except PosthouseError as error:
+            return {"ok": False, "error": str(error)}
+        except TimeoutError:
+            return {"ok": False, "error": f"no answer within {COMMAND_TIMEOUT_S:g} s; it may still be done"}
+        except Exception:
+            _log.exception("control command failed", command=name)
+            return {"ok": False, "error": "internal error"}
+
+
+def ask(path: Path, request: dict[str, Any], timeout_s: float = COMMAND_TIMEOUT_S) -> dict[str, Any]:
+    """The caller's end: what a running relay answers to one command. Raises ControlSocketError."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout_s)
+            _connect(connection, path)
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            line = b""
+            while not line.endswith(b"\n"):
+                piece = connection.recv(MAX_LINE_BYTES)
+                if not piece:
+                    raise ControlSocketError(f"{path}: the relay ended the conversation")
+                line += piece
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ControlSocketError(f"{path}: {_reason(error)}") from None
+
+
+def _listen(path: Path) -> socket.socket:
+    _make_room(path)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Bound under a short name and renamed, so that the name may be long, and so that nobody finds the socket
+            # under its own name before its mode is set.
+            working = f".posthouse-{os.getpid()}.sock"
+            place = _PROC_FDS / str(folder) if _PROC_FDS.exists() else path.parent
+            listener.bind(str(place / working))
+            try:
+                os.chmod(working, 0o600, dir_fd=folder)
+                listener.listen(MAX_CALLERS)
+                os.rename(working, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                os.unlink(working, dir_fd=folder)
+                raise
+        finally:
+            os.close(folder)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ControlSocketError(f"cannot make the control socket {path}: {_reason(error)}") from None
+    return listener
+
+
+def _make_room(path: Path) -> None:
+    """Check that there is nothing at the path but perhaps a socket without a process. Raises ControlSocketError."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ControlSocketError(f"cannot make the control socket {path}: there is something else")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            _connect(probe, path)
+        except OSError:
+            return
+    raise ControlSocketError(f"cannot make the control socket {path}: another process listens there")
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    if not hasattr(os, "O_PATH") or not _PROC_FDS.exists():
+        connection.connect(str(path))
+        return
+    found = os.open(path, os.O_PATH)
+    try:
+        connection.connect(str(_PROC_FDS / str(found)))
+    finally:
+        os.close(found)
+
+
+def _reason(error: Exception) -> str:
+    return ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
