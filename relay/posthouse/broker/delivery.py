@@ -57,6 +57,7 @@ class Delivery:
         self.attempts = Attempts(settings.remembered_attempts)
         self._settings = settings
         self._directory = directory
+        self._buckets = directory.buckets
         self._reads = reads
         self._counters = counters
         self._uncommitted = uncommitted
@@ -74,16 +75,15 @@ class Delivery:
             if subscription.mode is not LIVE:
                 continue
             session = subscription.session
-            held = session.out.get(entry.id)
-            if held is not None and held.state is not DONE:
+            out = session.out
+            if entry.id in out and out[entry.id].state is not DONE:
                 got = True  # a repeat of a stored message that this reader has not acknowledged yet
-                continue
-            if session.credit > 0 and len(session.out) + len(session.lent) < session.window:
+            elif session.credit > 0 and len(out) + len(session.lent) < session.window:
                 self._send(session, entry)
                 got = True
             else:
                 _fall_back(subscription, entry.seq - 1)
-        if self._directory.buckets:
+        if self._buckets:
             for bucket in self._directory.watchers(box):
                 self._offer_bucket(bucket, entry)
         return got
