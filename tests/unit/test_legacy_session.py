@@ -165,6 +165,10 @@ def test_any_other_user_id_is_a_name_in_a_space_of_its_own(user_id: str) -> None
     assert reader_of(user_id) == f"legacy/{user_id}"
 
 
+def test_half_a_surrogate_pair_in_a_user_id_is_replaced() -> None:
+    assert reader_of("a\ud800b") == "legacy/a\ufffdb"
+
+
 def test_a_long_user_id_is_kept_as_its_hash() -> None:
     assert reader_of("u" * 256) == "legacy/" + "u" * 256
     assert reader_of("u" * 257) == "legacy/" + sha256(b"u" * 257).hexdigest()

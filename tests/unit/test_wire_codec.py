@@ -177,6 +177,7 @@ def encoded(codec: Codec, item: Any) -> bytes:
 
 WRONG: list[tuple[Any, Invalid]] = [
     ({"type": "dance", "ref": 5}, Invalid(5, "dance", "")),
+    ({"type": "d" * 500, "ref": 5}, Invalid(5, "d" * 500, "")),
     ({"type": "status"}, Invalid(None, "status", "")),
     ({"type": "status", "ref": -1}, Invalid(None, "status", "")),
     ({"type": "status", "ref": 2**53}, Invalid(None, "status", "")),
@@ -194,6 +195,7 @@ WRONG: list[tuple[Any, Invalid]] = [
     ({"type": "ack", "ids": "ab"}, Invalid(None, "ack", "")),
     ({"type": "nack", "ids": [], "code": "meh"}, Invalid(None, "nack", "")),
     ({"type": "ping", "t": "x" * 257}, Invalid(None, "ping", "")),
+    ({"type": "ping", "t": 2**63}, Invalid(None, "ping", "")),
     ({"type": "ping", "t": [1]}, Invalid(None, "ping", "")),
     ({"type": "hello"}, Invalid(None, "hello", "")),
     ({"type": "hello", "client": "x" * 65}, Invalid(None, "hello", "")),
