@@ -1,0 +1,3 @@
+module posthouse/bench/loadgen
+
+go 1.24
