@@ -1,5 +1,6 @@
 """For all tests: no setting of the caller's environment reaches them, and what could not run is named at the end."""
 
+import asyncio
 import os
 
 import pytest
@@ -7,6 +8,10 @@ from machine import asked, required
 
 for name in [name for name in os.environ if name.startswith("POSTHOUSE_") and name != "POSTHOUSE_REQUIRE"]:
     del os.environ[name]
+
+# Without this pytest-asyncio asks for a loop "to restore later", which makes one that nobody closes; a later collection
+# of garbage then fails whichever test it happens in.
+asyncio.set_event_loop(None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from posthouse.server.websocket.connection import Connection
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.server.websocket.interface import Outlet, Refusal, RequestInfo, Session, WebSocketLimits
+from posthouse.server.websocket.states import State
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 V2 = "posthouse.v2.msgpack"
@@ -62,7 +63,8 @@ class ManualLoop:
         self.turn()
         until = self.now + seconds
         while self._later and self._later[0][0] <= until:
-            self.now, _, handle = heapq.heappop(self._later)
+            due, _, handle = heapq.heappop(self._later)
+            self.now = max(self.now, due)
             if handle.callback is not None:
                 handle.callback()
             self.turn()
@@ -265,6 +267,10 @@ class Peer:
     def frames(self) -> list[tuple[int, bytes]]:
         """What the server has sent since the handshake."""
         return server_frames(self.transport.data)
+
+    def is_lost(self) -> bool:
+        """Whether the connection has no socket any more."""
+        return self.connection.state is State.LOST
 
     @property
     def ended(self) -> bool:
