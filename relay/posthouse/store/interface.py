@@ -229,8 +229,9 @@ class Writer(Protocol):
     def resolve(self, batch: Batch, fence: Fence) -> Committed | Doubt:
         """After UNKNOWN: verify the store, then say whether the batch is in it.
 
-        ``Committed`` if so. If it is certainly not, it is tried again as a whole. Raises StoreUnavailable
-        or returns UNKNOWN while the store still cannot tell.
+        ``Committed`` if so. If it is certainly not, it is tried again as a whole, with the outcomes of ``commit``:
+        StoreUnavailable then means that it is not there. UNKNOWN while the store still cannot tell.
+        Raises ValueError for a batch that is not in doubt.
         """
 
     def tidy(self) -> None:

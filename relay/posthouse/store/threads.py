@@ -2,15 +2,15 @@
 
 Work is done in the order in which it was submitted, the writes by the writer and the reads by the reader.
 Every piece of work is answered exactly once, by its result or by the exception that it raised; none ends a thread.
-When nothing waits for the writer, it tidies up.
+After every write, with its answer on the way, the writer tidies up if it has to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -20,8 +20,6 @@ T = TypeVar("T")
 C = TypeVar("C")
 Work = tuple[Callable[[C], object], Callable[[object], object]]
 
-IDLE_S: Final = 0.05
-"""How long the writer waits for more before it tidies up."""
 _log = structlog.get_logger()
 
 
@@ -72,18 +70,12 @@ class StoreThreads:
             thread.join()
 
     def _write(self) -> None:
-        busy = False
         while True:
-            try:
-                work = self._writes.get(timeout=IDLE_S) if busy else self._writes.get()
-            except Empty:
-                busy = False
-                self._tidy()
-                continue
+            work = self._writes.get()
             if work is None:
                 break
-            busy = True
             self._do(work, self._writer)
+            self._tidy()
         self._close(self._writer)
 
     def _tidy(self) -> None:
