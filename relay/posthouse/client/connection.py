@@ -7,9 +7,11 @@ Invariants: one reader and one writer; what waits when the writer gets its turn 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from socket import gaierror
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -182,6 +184,6 @@ def _is_loopback(url: str) -> bool:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
-        return error.strerror
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | gaierror):
+        return os.strerror(error.errno)
     return " ".join(str(error).split()) or type(error).__name__
