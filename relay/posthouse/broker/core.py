@@ -84,7 +84,8 @@ class Broker:
 
     def handle(self, port: Port, number: int, commands: list[Command], now: float, wall_ms: int) -> None:
         """Take a batch of commands of one session. Commands of a session that is not open are passed over."""
-        self._set_time(now, wall_ms)
+        if now != self._now:
+            self._set_time(now, wall_ms)
         session = port.sessions.get(number)
         publish = self._publishing.publish
         published = 0
@@ -101,7 +102,8 @@ class Broker:
             elif not session.closed:
                 self._seldom(session, command)
         self.counters.published += published
-        self.directory.ask()
+        if self.directory.unasked:
+            self.directory.ask()
 
     def _seldom(self, session: Session, command: Seldom) -> None:
         match command:
@@ -187,6 +189,7 @@ class Broker:
     # --- time
 
     def _set_time(self, now: float, wall_ms: int) -> None:
+        self._now = now
         now_ms = self.clock.advance(now, wall_ms)
         self._delivery.now_ms = now_ms
         self._results.now_ms = now_ms

@@ -52,7 +52,8 @@ class Directory:
         self._cached = cached
         self._last_seq = last_seq
         self._wanted: dict[tuple[bool, str], list[Found]] = {}
-        self._unasked: list[tuple[bool, str]] = []
+        self.unasked: list[tuple[bool, str]] = []
+        """Loads that came up since the last ``ask``."""
 
     def load(self, name: str, is_bucket: bool, found: Found) -> None:
         """Call ``found`` with the mailbox: at once if it is in memory, else when the store has answered."""
@@ -65,12 +66,12 @@ class Directory:
             wanted.append(found)
             return
         self._wanted[(is_bucket, name)] = [found]
-        self._unasked.append((is_bucket, name))
+        self.unasked.append((is_bucket, name))
 
     def ask(self) -> None:
         """Put the loads that came up since the last call to the store."""
-        while self._unasked:
-            names, self._unasked = self._unasked[:LOAD_AT_ONCE], self._unasked[LOAD_AT_ONCE:]
+        while self.unasked:
+            names, self.unasked = self.unasked[:LOAD_AT_ONCE], self.unasked[LOAD_AT_ONCE:]
             keys = {_key(is_bucket, name): (is_bucket, name) for is_bucket, name in names}
             self._reads.append(
                 Read(

@@ -88,7 +88,9 @@ class Engine:
         self._recovered: Recovered | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._commit_soon = False
+        self._in_turn = False
+        self._now = 0.0
+        self._wall_ms = 0
         self._started_s = 0.0
         self._resolve_s = RESOLVE_FIRST_S
         self._fence: Fence
@@ -164,13 +166,26 @@ class Engine:
         """A port for a group of sessions; ``wake`` is called when effects begin to wait at it."""
         return Port(wake)
 
+    def now(self) -> float:
+        """Seconds of the clock that runs through suspend, read once a loop turn."""
+        if not self._in_turn:
+            self._in_turn = True
+            self._now = boot_s()
+            self._wall_ms = wall_ms()
+            self._loop.call_soon(self._end_turn)
+        return self._now
+
     def submit(self, port: Port, number: int, commands: list[Command]) -> None:
         """Take a batch of commands of one session."""
         broker = self._broker
         if broker is not None:
-            now = boot_s()
-            broker.handle(port, number, commands, now, wall_ms())
-            self._see_to(broker, now)
+            now = self.now()
+            broker.handle(port, number, commands, now, self._wall_ms)
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        if self._broker is not None:
+            self._see_to(self._broker, self._now)
 
     def take_effects(self, port: Port) -> list[tuple[int, list[Effect]]]:
         """The effects that wait at a port."""
@@ -195,14 +210,13 @@ class Engine:
     # --- the broker's wishes
 
     def _see_to(self, broker: Broker, now: float) -> None:
-        """After every turn of the broker: ask what it wants to know, commit what presses, set the timer."""
+        """After a turn of the broker: ask what it wants to know, commit what presses, set the timer."""
         if broker.reads:
             reads, broker.reads[:] = broker.reads[:], []
             for read in reads:
                 self._threads.submit_read(read.ask, partial(self._answered, read))
-        if not self._commit_soon and broker.pressing:
-            self._commit_soon = True
-            self._loop.call_soon(self._commit)
+        if broker.pressing:
+            self._commit()
         # A timer that fires within a tick anyway needs no second look: that is the case under load.
         if self._due - now > self._settings.tick_s:
             due = broker.next_deadline(now)
@@ -250,7 +264,6 @@ class Engine:
     # --- commits
 
     def _commit(self) -> None:
-        self._commit_soon = False
         broker = self._broker
         if broker is None:
             return

@@ -67,7 +67,7 @@ class Client:
         """A message of the client."""
         conversation = self.conversation
         self.received_count += 1
-        conversation.received(data, boot_s())
+        conversation.received(data, self.front.engine.now())
         if conversation.commands:
             self.submit()
         if conversation.outgoing or conversation.closing is not None:
@@ -234,7 +234,7 @@ class Front:
 
     def _flush(self) -> None:
         self._flush_soon = False
-        now = boot_s()
+        now = self.engine.now()
         marked, self._marked = self._marked, {}
         clients = self._clients
         for number, effects in self.engine.take_effects(self.port):

@@ -86,7 +86,10 @@ class Outgoing(asyncio.BufferedProtocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes given to this connection that the operating system has not taken yet."""
-        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        # Without a stall the transport holds nothing: it reports the first byte that it could not pass on.
+        unsent = 0
+        if self._stall is not None and self._transport is not None:
+            unsent = self._transport.get_write_buffer_size()
         if self._out:
             unsent += sum(map(len, self._out))
         return unsent
