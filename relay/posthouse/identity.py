@@ -10,6 +10,7 @@ Source: docs/protocol.md 0 and 2.1; the libp2p PeerID and multihash specificatio
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple, NewType
@@ -34,6 +35,9 @@ _SHA2_256: Final = b"\x12\x20"
 _IDENTITY: Final = b"\x00"
 _ED25519_PROTOBUF: Final = b"\x08\x01\x12\x20"
 _WIDTHS: Final = (16, 14)
+_BASE58: Final = re.compile("[1-9A-HJ-NP-Za-km-z]+")
+_ADDRESS: Final = re.compile("Qm[1-9A-HJ-NP-Za-km-z]{44}|12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
+"""The shape of both forms: decoding is dear, and most of what is no address is told by this."""
 
 
 class InvalidIdentity(ValueError):
@@ -61,13 +65,9 @@ def message_id(ciphertext: bytes) -> MessageId:
 def _b58decode(text: str, what: str) -> bytes:
     if not 0 < len(text) <= MAX_NAME_CHARS:
         raise InvalidIdentity(f"{what} is empty or longer than {MAX_NAME_CHARS} characters")
-    try:
-        data = base58.b58decode(text)
-    except ValueError:
-        data = b""
-    if _b58encode(data) != text:  # the library passes over blanks at the end
+    if _BASE58.fullmatch(text) is None:  # the library passes over blanks at the end
         raise InvalidIdentity(f"{what} is not base58btc")
-    return data
+    return base58.b58decode(text)
 
 
 def _b58encode(data: bytes) -> str:
@@ -104,7 +104,7 @@ def parse_multihash(text: str, what: str = "bucket") -> bytes:
 @lru_cache(maxsize=65536)
 def canonical_address(text: str) -> Address:
     """The canonical ``Qm…`` form of either form of an address. Raises InvalidIdentity."""
-    data = _b58decode(text, "address")
+    data = _b58decode(text, "address") if _ADDRESS.fullmatch(text) else b""
     if data[:2] == _SHA2_256 and len(data) == 34:
         return Address(text)
     if data[:1] == _IDENTITY and len(data) == 38 and data[1] == 36 and data[2:6] == _ED25519_PROTOBUF:

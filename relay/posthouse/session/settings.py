@@ -14,7 +14,7 @@ class Policy:
     """What one kind of connection may do."""
 
     enabled: bool = True
-    """Whether such a connection is welcome at all."""
+    """Whether such a connection is welcome at all; legacy ones are turned away in the handshake already."""
     publish: bool = True
     read_buckets: bool = True
     max_publish_per_s: float = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Final
 
-from posthouse.exchange import Attend, Effect, Open, Outcomes, Superseded
+from posthouse.exchange import Effect, Open
 from posthouse.identity import (
     Address,
     BucketKey,
@@ -22,8 +22,10 @@ from posthouse.identity import (
     verify_hello,
 )
 from posthouse.session.base import Phase, Session
+from posthouse.session.outbound import translate
 from posthouse.session.rate import Rate
 from posthouse.session.settings import Conditions, Policy, SessionSettings
+from posthouse.session.subscribing import Refused, checked_subscribe, checked_unsubscribe
 from posthouse.wire.codec import Codec, Data, FrameError, Invalid
 from posthouse.wire.codes import RETRYABLE, CloseCode, Code
 from posthouse.wire.messages import (
@@ -34,25 +36,17 @@ from posthouse.wire.messages import (
     Goaway,
     GoawayReason,
     Hello,
-    Message,
     Nack,
     Ping,
     Pong,
     Publish,
     Result,
-    Results,
     ServerMessage,
     StatusRequest,
     Subscribe,
     Unsubscribe,
     Welcome,
 )
-
-MIN_READER_CHARS: Final = 16
-"""An anonymous reader name is the only secret of its marks (docs/protocol.md 2.2)."""
-MAX_REFS: Final = 8192
-"""Refs in one ``results`` item: at most 140 KB as JSON."""
-SUPERSEDED_RECONNECT_MS: Final = (1000, 30_000)
 
 _OPEN: Final = Phase.OPEN
 
@@ -100,7 +94,7 @@ class V2Session(Session):
         self._policy: Policy = settings.anonymous
         self._window = settings.default_window
         self._compact = False
-        self._buckets: set[BucketKey] | None = None
+        self._buckets: frozenset[BucketKey] | None = None
         self._rate: Rate | None = None
         self._rest: list[ClientMessage | Invalid] | None = None
 
@@ -143,9 +137,6 @@ class V2Session(Session):
             self._unwelcome(Code.AUTH_REQUIRED, "the signature is not the key's over this challenge")
             return
         else:
-            if not self._settings.authenticated.enabled:
-                self._unwelcome(Code.RESTRICTED, "keys are not served here")
-                return
             self._key = hello.key
             self._address = address_of_key(hello.key)
             self._policy = self._settings.authenticated
@@ -253,119 +244,44 @@ class V2Session(Session):
             self.commands.append(item)
 
     def _subscribe(self, item: Subscribe) -> None:
+        reading = self._buckets or frozenset()
         try:
-            addresses = self._proved(item)
-            buckets = self._bucket_list(item.buckets)
-            reader = self._reader_name(item) if buckets or addresses else None
-        except _Refused as refused:
+            command = checked_subscribe(item, self._address, self._policy, reading)
+        except Refused as refused:
             self._error(refused.code, refused.detail, item.ref)
             return
-        if buckets:
-            self._buckets = buckets | (self._buckets or set())
-        self.commands.append(Attend(item.ref, addresses, list(buckets), reader, item.live))
-
-    def _proved(self, item: Subscribe) -> list[Address]:
-        """The addresses a subscribe names, or stands for. Raises _Refused."""
-        if not item.addresses:
-            if item.buckets:
-                return []
-            if self._address is None:
-                raise _Refused(Code.INVALID, "without a key there is no address: name buckets")
-            return [self._address]
-        for text in item.addresses:
-            try:
-                proved = canonical_address(text) == self._address
-            except InvalidIdentity:
-                proved = False
-            if not proved:
-                raise _Refused(Code.NOT_OWNER, "an address is not that of the key proved here")
-        assert self._address is not None
-        return [self._address]
-
-    def _bucket_list(self, texts: list[str] | None) -> set[BucketKey]:
-        """The buckets a subscribe names, once each. Raises _Refused."""
-        if not texts:
-            return set()
-        if not self._policy.read_buckets:
-            raise _Refused(Code.RESTRICTED, "this kind of connection may not read buckets")
-        # Counted before they are parsed: parsing is dear, and a frame holds many.
-        limit = self._policy.buckets_per_connection
-        wanted = set(texts)
-        if len(wanted | (self._buckets or set())) > limit:
-            raise _Refused(Code.QUOTA, f"one connection may read {limit} buckets")
-        try:
-            return {bucket_key(text) for text in wanted}
-        except InvalidIdentity as error:
-            raise _Refused(Code.INVALID, error.what) from None
-
-    def _reader_name(self, item: Subscribe) -> str:
-        """Under which name acks of buckets are kept. Raises _Refused."""
-        if self._address is not None:
-            return f"key/{self._address}"
-        if item.reader is None or len(item.reader) < MIN_READER_CHARS:
-            raise _Refused(Code.INVALID, f"without a key a reader of {MIN_READER_CHARS} characters is needed")
-        return f"name/{item.reader}"
+        if command.buckets:
+            self._buckets = reading | frozenset(command.buckets)
+        self.commands.append(command)
 
     def _unsubscribe(self, item: Unsubscribe) -> None:
         try:
-            item.addresses = [canonical_address(text) for text in set(item.addresses or ())] or None
-            item.buckets = [bucket_key(text) for text in set(item.buckets or ())] or None
-        except InvalidIdentity as error:
-            self._error(Code.INVALID, error.what, item.ref)
+            command = checked_unsubscribe(item, self._policy)
+        except Refused as refused:
+            self._error(refused.code, refused.detail, item.ref)
             return
         if self._buckets is not None:
-            if item.buckets is not None:
-                self._buckets.difference_update(map(BucketKey, item.buckets))
-            elif item.addresses is None:
+            if command.buckets is not None:
+                self._buckets = self._buckets.difference(map(BucketKey, command.buckets))
+            elif command.addresses is None:
                 self._buckets = None
-        self.commands.append(item)
+        self.commands.append(command)
 
     # --- answers
 
     def flush(self, effects: list[Effect], now: float) -> list[bytes]:
         """Payloads for the socket: the session's own answers, then the broker's effects."""
         if effects and self._phase is _OPEN:
-            self._translate(effects)
+            ciphertext_bytes, superseded = translate(effects, self._compact, self.outgoing)
+            self._handed += ciphertext_bytes
+            if superseded:
+                self._close(CloseCode.SUPERSEDED, "superseded")
         outgoing = self.outgoing
         if not outgoing:
             return []
         frames = self._codec.encode(outgoing, self._settings.max_frame_bytes)
         outgoing.clear()
         return frames
-
-    def _translate(self, effects: list[Effect]) -> None:
-        outgoing = self.outgoing
-        handed = 0
-        results: dict[str, Results] = {}
-        for effect in effects:
-            if isinstance(effect, Message):
-                handed += len(effect.ciphertext)
-                outgoing.append(effect)
-            elif isinstance(effect, Outcomes):
-                if not self._compact:
-                    outgoing.extend(
-                        [
-                            Result(ref, effect.status, False, identity)
-                            for ref, identity in zip(effect.refs, effect.ids, strict=True)
-                        ]
-                    )
-                    continue
-                # All of one status in one item, where the first of them stood: a receipt still comes after it.
-                item = results.get(effect.status)
-                if item is None or len(item.refs) + len(effect.refs) > MAX_REFS:
-                    for start in range(0, len(effect.refs), MAX_REFS):
-                        item = Results(effect.status, effect.refs[start : start + MAX_REFS])
-                        results[effect.status] = item
-                        outgoing.append(item)
-                else:
-                    item.refs += effect.refs
-            elif isinstance(effect, Superseded):
-                outgoing.append(Goaway("superseded", SUPERSEDED_RECONNECT_MS, []))
-                self._close(CloseCode.SUPERSEDED, "superseded")
-                break
-            else:
-                outgoing.append(effect)
-        self._handed += handed
 
     def goaway(
         self, reason: GoawayReason, reconnect_after_ms: tuple[int, int], alternates: list[str]
@@ -408,12 +324,3 @@ class V2Session(Session):
     def _count(self, code: Code) -> None:
         self.dropped += 1
         self._conditions.refused["v2", code] += 1
-
-
-class _Refused(Exception):
-    """A subscribe that cannot be served."""
-
-    def __init__(self, code: Code, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
