@@ -166,21 +166,25 @@ class Engine:
         """A port for a group of sessions; ``wake`` is called when effects begin to wait at it."""
         return Port(wake)
 
+    @property
     def now(self) -> float:
         """Seconds of the clock that runs through suspend, read once a loop turn."""
         if not self._in_turn:
-            self._in_turn = True
-            self._now = boot_s()
-            self._wall_ms = wall_ms()
-            self._loop.call_soon(self._end_turn)
+            self._begin_turn()
         return self._now
 
     def submit(self, port: Port, number: int, commands: list[Command]) -> None:
         """Take a batch of commands of one session."""
-        broker = self._broker
-        if broker is not None:
-            now = self.now()
-            broker.handle(port, number, commands, now, self._wall_ms)
+        if not self._in_turn:
+            self._begin_turn()
+        if self._broker is not None:
+            self._broker.handle(port, number, commands, self._now, self._wall_ms)
+
+    def _begin_turn(self) -> None:
+        self._in_turn = True
+        self._now = boot_s()
+        self._wall_ms = wall_ms()
+        self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         self._in_turn = False

@@ -65,13 +65,16 @@ class Client:
 
     def received(self, data: bytes, binary: bool) -> None:
         """A message of the client."""
-        conversation = self.conversation
+        front, conversation = self.front, self.conversation
+        engine = front.engine
         self.received_count += 1
-        conversation.received(data, self.front.engine.now())
-        if conversation.commands:
-            self.submit()
+        conversation.received(data, engine.now)
+        commands = conversation.commands
+        if commands:
+            conversation.commands = []
+            engine.submit(front.port, self.number, commands)
         if conversation.outgoing or conversation.closing is not None:
-            self.front.mark(self)
+            front.mark(self)
 
     def submit(self) -> None:
         """Pass the commands that the session has made on to the broker."""
@@ -83,19 +86,18 @@ class Client:
         """Send what the broker had, and the session's own words, in one write."""
         conversation = self.conversation
         frames = conversation.flush(effects, now)
-        connection = self.connection
         if frames:
-            self.sent_count += len(frames)
+            connection = self.connection
+            self.sent_count += 1
             connection.write_frames(frames, conversation.binary)
             unsent = connection.unsent_bytes
             conversation.wrote(unsent)
-            if unsent > self.front.limits.max_unsent_bytes:
+            if unsent and unsent > self.front.limits.max_unsent_bytes:
                 connection.close(CloseCode.TOO_SLOW, "too slow")
         if conversation.commands:
             self.submit()
         if conversation.closing is not None:
-            code, reason = conversation.closing
-            connection.close(code, reason)
+            self.connection.close(*conversation.closing)
 
     def writable(self, writable: bool) -> None:
         """The socket has taken everything, or has stopped taking."""
@@ -234,7 +236,7 @@ class Front:
 
     def _flush(self) -> None:
         self._flush_soon = False
-        now = self.engine.now()
+        now = self.engine.now
         marked, self._marked = self._marked, {}
         clients = self._clients
         for number, effects in self.engine.take_effects(self.port):

@@ -218,25 +218,27 @@ class V2Session(Session):
             return
         # The client's own word for the id is never looked at.
         item.id = identity = sha256(ciphertext).hexdigest()
+        recipient, bucket = item.recipient, item.bucket
         try:
-            if item.recipient is not None:
-                item.recipient = canonical_address(item.recipient)
-            elif item.bucket is not None:
-                item.bucket = bucket_key(item.bucket)
+            if recipient is not None:
+                item.recipient = canonical_address(recipient)
+            elif bucket is not None:
+                item.bucket = bucket_key(bucket)
         except InvalidIdentity as error:
             self._reject(item.ref, identity, Code.INVALID, error.what)
             return
-        if (item.recipient is None) is (item.bucket is None):
+        settings = self._settings
+        if (recipient is None) is (bucket is None):
             self._reject(item.ref, identity, Code.INVALID, "either recipient or bucket has to be given")
-        elif len(ciphertext) > self._settings.max_message_bytes:
+        elif len(ciphertext) > settings.max_message_bytes:
             self._reject(
-                item.ref, identity, Code.TOO_LARGE, f"the limit is {self._settings.max_message_bytes} bytes"
+                item.ref, identity, Code.TOO_LARGE, f"the limit is {settings.max_message_bytes} bytes"
             )
         elif self._conditions.refuse is not None:
             self._reject(item.ref, identity, self._conditions.refuse, None, self._conditions.refuse_retry_ms)
         elif not self._policy.publish:
             self._reject(item.ref, identity, Code.RESTRICTED, "this kind of connection may not publish")
-        elif item.mode == "network" and not self._settings.network:
+        elif item.mode == "network" and not settings.network:
             self._reject(item.ref, identity, Code.NETWORK_UNAVAILABLE, "no network is configured")
         elif self._rate is not None and (wait_ms := self._rate.take(now)):
             self._reject(item.ref, identity, Code.RATE_LIMITED, None, wait_ms)

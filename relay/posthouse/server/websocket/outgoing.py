@@ -103,12 +103,17 @@ class Outgoing(asyncio.BufferedProtocol):
 
     def write_frames(self, payloads: Sequence[bytes | bytearray], binary: bool) -> None:
         """Send frames now, with those already waiting, in one write. May call `Session.writable` before it returns."""
-        if self._state is State.OPEN:
-            out = self._take_queue()
-            for payload in payloads:
-                out.append(data_header(len(payload), binary))
-                out.append(payload)
-            self._write(b"".join(out))
+        if self._state is not State.OPEN:
+            return
+        if self._out is None and len(payloads) == 1:
+            payload = payloads[0]
+            self._write(data_header(len(payload), binary) + payload)
+            return
+        out = self._take_queue()
+        for payload in payloads:
+            out.append(data_header(len(payload), binary))
+            out.append(payload)
+        self._write(b"".join(out))
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what waits and a close frame; abort when the peer's does not come within `close_timeout_s`."""
