@@ -7,6 +7,7 @@ and docs/configuration.md follow from what stands here. What 0 or an empty text 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from posthouse.config.forms import LISTEN_ADDRESS, PUBLIC_NAME, STORE_URL
 from posthouse.config.limits import DAY_S, MIB, Commit, Limits, Quota
@@ -330,7 +331,9 @@ class Config:
     def sqlite_path(self) -> Path | None:
         """The SQLite file, relative to where the relay runs unless its URL has four slashes; None for memory:."""
         prefix = "sqlite:///"
-        return Path(self.store.url.removeprefix(prefix)) if self.store.url.startswith(prefix) else None
+        return (
+            Path(unquote(self.store.url.removeprefix(prefix))) if self.store.url.startswith(prefix) else None
+        )
 
     @property
     def control_socket_path(self) -> Path | None:

@@ -12,6 +12,7 @@ import gc
 import os
 import platform
 import socket
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ import structlog
 
 import posthouse
 from posthouse.config import Config, hidden_password
+from posthouse.errors import PosthouseError
 from posthouse.server import http, listeners, memory, settings
 from posthouse.server.control import ControlSocket
 from posthouse.server.departure import Departure
@@ -34,8 +36,9 @@ from posthouse.server.tls import Certificate
 from posthouse.server.watch import Watch, set_clock
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.session.settings import Conditions
-from posthouse.store.interface import Store, StoreUnusable, Tally
-from posthouse.store.memory import MemoryStore
+from posthouse.store.interface import Store, Tally
+from posthouse.store.locks import LeaseHolder, read_lease_holder, take_lease
+from posthouse.store.opening import open_store
 from posthouse.wire.audience import audience_of
 from posthouse.wire.codes import Code
 
@@ -44,6 +47,19 @@ STORE_PATIENCE_S: Final = 10.0
 PEERS_PATIENCE_S: Final = 2.0
 """How long a stop waits for its peers' close frames."""
 _log = structlog.get_logger()
+
+
+class LeaseHeld(PosthouseError):
+    """Another process is active on this store."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(path, pid)
+        self.path = path
+        self.pid = pid
+
+    def __str__(self) -> str:
+        by = f"process {self.pid}" if self.pid else "another process"
+        return f"{self.path} is in use: {by} serves it"
 
 
 class Relay:
@@ -121,7 +137,8 @@ class Relay:
 
     async def _start_broker(self) -> None:
         config = self._config
-        self._store = self._open_store()
+        self._take_lease()
+        self._store = open_store(config.store.url, config.store.busy_timeout_ms)
         engine = Engine(
             self._store,
             settings.broker_settings(config),
@@ -141,10 +158,19 @@ class Relay:
             lease=self._lease_kind,
         )
 
-    def _open_store(self) -> Store:
-        if self._config.store.url != "memory:":
-            raise StoreUnusable("only memory: can be opened yet")
-        return MemoryStore()
+    def _take_lease(self) -> None:
+        config = self._config
+        path = config.sqlite_path
+        if path is None or config.lease.kind == "none":
+            return
+        control = config.control_socket_path
+        holder = LeaseHolder(os.getpid(), time.time(), str(control.absolute()) if control else None)
+        lease = take_lease(path, holder)
+        if lease is None:
+            other = read_lease_holder(path)
+            raise LeaseHeld(path, other.pid if other else None)
+        self._open.callback(lease.release)
+        self._lease_kind = "file"
 
     def _bind(self, address: str) -> list[socket.socket]:
         sockets = listeners.bind(address, backlog=self._config.server.backlog)
