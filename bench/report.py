@@ -5,7 +5,7 @@ from pathlib import Path
 from bench import results as r
 from bench.errors import BenchError
 from bench.goals import GOALS, Goal
-from bench.plan import SUBJECTS, Case, Subject
+from bench.plan import SUBJECTS, Case, Peer, Subject
 from bench.results import Figure, Figures, ResultFile, Run, Spread
 
 BEGIN = "<!-- bench:begin, written by python -m bench -->"
@@ -66,7 +66,8 @@ def _conditions(result: ResultFile) -> str:
     repeats = max((run.repeat for run in result.runs), default=0) + 1
     pinned = "server on one core, load on another" if machine.pinned else "**not pinned to cores**"
     lines = [
-        f"Made by `{result.command}` on {result.at[:10]}: {repeats} interleaved repeats, a fresh server for each run.",
+        f"Made by `{result.command}` on {result.at[:10]}: interleaved runs of each, {repeats} at most, each with a"
+        " fresh server.",
         f"Machine: {machine.cores} cores ({machine.processor}), {machine.kernel}, stores on {machine.file_system},"
         f" {pinned}; load average at the start {result.load_at_start:.1f}. {versions}.",
         "CPU is user and system time of the server's processes per message. Pairs of figures are best / median of"
@@ -200,7 +201,12 @@ def _idle(cases: tuple[Case, ...], figures: Figures) -> str:
 def _answers(figures: Figures, cases: tuple[Case, ...]) -> str:
     """What the figures stand for: servers promise different things."""
     seen = {subject.key for case in cases for subject in _measured(case, figures)}
-    rows = [[s.title, s.durability, s.answer] for s in SUBJECTS if s.key in seen]
+    rows: list[list[str]] = []
+    for subject in SUBJECTS:
+        promise = [subject.durability, subject.answer]
+        if subject.key in seen and promise not in [row[1:] for row in rows]:
+            title = subject.title if subject.peer is Peer.NATS else subject.peer.value
+            rows.append([title, *promise])
     if not rows:
         return ""
     lines = ["| server | a kept message is in | the sender is answered |", "| --- | --- | --- |"]

