@@ -79,7 +79,7 @@ class Append(Struct, gc=False):
 
 
 class Mark(Struct, gc=False, frozen=True):
-    """A bucket reader has acknowledged a message: it is not offered to this reader again."""
+    """A bucket reader has acknowledged a message of its bucket: it is not offered to this reader again."""
 
     seq: int
     bucket: str

@@ -30,7 +30,7 @@ _EXPIRED: Final = """
 _OF_MAILBOX: Final = """
     SELECT group_concat(seq) FROM (
         SELECT seq FROM message INDEXED BY message_order
-        WHERE shelf = (SELECT shelf FROM mailbox WHERE no = ?1) AND mailbox = ?1 ORDER BY seq LIMIT ?2)"""
+        WHERE shelf = (SELECT shelf FROM message WHERE mailbox = ?1 LIMIT 1) AND mailbox = ?1 ORDER BY seq LIMIT ?2)"""
 _TALLIES: Final = """
     SELECT group_concat(no), group_concat(count), group_concat(bytes), group_concat(guest_count),
         group_concat(guest_bytes)

@@ -41,6 +41,7 @@ _FETCH: Final = f"""
     FROM carray(?) AS chosen CROSS JOIN message ON seq = chosen.value"""
 _HELD: Final = "SELECT ifnull(sum(count), 0), ifnull(sum(bytes), 0) FROM mailbox WHERE %s"
 _EVERYTHING: Final = (1 << 63) - 1
+_NO_SHELF: Final = (-1,)
 
 
 @cache
@@ -102,7 +103,7 @@ class SqliteReader:
         return self._listing(source, "ASC")
 
     def _listing(self, source: Source, direction: str) -> tuple[str, dict[str, Any]]:
-        shelves = tuple(dict.fromkeys(source.shelves))
+        shelves = tuple(dict.fromkeys(source.shelves)) or _NO_SHELF
         bindings: dict[str, Any] = {f"shelf{at}": shelf for at, shelf in enumerate(shelves)}
         condition = ""
         if source.mailbox is not None:
@@ -155,8 +156,8 @@ class SqliteReader:
         if source.mailbox is not None:
             held: tuple[int, int] = connection.execute(_HELD % "no = ?", (source.mailbox,)).get
             return held
-        shelves = numbers(source.shelves) if source.shelves else None
-        count, size = connection.execute(_HELD % "shelf IN carray(?)", (shelves,)).get if shelves else (0, 0)
+        shelves = numbers(source.shelves or _NO_SHELF)
+        count, size = connection.execute(_HELD % "shelf IN carray(?)", (shelves,)).get
         reader = self._reader(source) if source.bucket is not None and source.reader is not None else None
         return (count - reader[1], size - reader[2]) if reader else (count, size)
 
