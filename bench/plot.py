@@ -24,6 +24,11 @@ SHORT = {
     "nats-files": "NATS (acks in files)",
 }
 
+FOOTNOTE = (
+    "A kept message is synced to disk by posthouse, in memory in mosquitto, in the page cache in NATS."
+    " Medians; less is better."
+)
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -66,6 +71,8 @@ def svg(result: ResultFile) -> str:
             left = MARGIN + column * (WIDTH - 2 * MARGIN + GAP) // COLUMNS
             parts += _panel(panel, bars, left, top)
         top += HEAD + ROW * max(len(bars) for _, bars in row) + GAP
+    parts.append(f'<text x="{MARGIN}" y="{top}" font-size="12" fill="#555555">{escape(FOOTNOTE)}</text>')
+    top += MARGIN
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
         ' font-family="system-ui, sans-serif" font-size="13" role="img"'

@@ -92,7 +92,11 @@ def _goals(figures: Figures) -> str:
 
 
 def _amount(goal: Goal, value: float) -> str:
-    return f"{value:.2%}" if goal.unit == "%" else f"{number(value)} {goal.unit}".replace(" /s", "/s")
+    return (
+        f"{value:.2%}"
+        if goal.unit == "%"
+        else f"{number(value)} {goal.unit}".replace(" /s", "/s").replace(" ×", "×")
+    )
 
 
 def _latency(figures: Figures, case: str, subject: str, p50: Figure, p99: Figure) -> str:

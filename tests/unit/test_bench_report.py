@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from bench import results as r
+from bench.build import build_load_generator
 from bench.errors import BenchError
 from bench.goals import GOALS
-from bench.plan import FULL, SUBJECTS, cases
+from bench.plan import FULL, SUBJECTS, Peer, cases
 from bench.plot import COLOURS, svg
 from bench.report import BEGIN, END, markdown, number, replace_section, table, write_page
 from bench.results import Faults, Figures, Idle, Latency, Machine, Report, ResultFile, Run, Stage
-from bench.runner import one_line
+from bench.runner import find_servers, one_line
 from bench.servers import parse_counters
 
 
@@ -155,6 +156,20 @@ def test_later_results_replace_earlier_ones_case_by_case(tmp_path: Path) -> None
     merged = Figures(r.merge([r.load(tmp_path / "new"), r.load(tmp_path / "old")]))
     assert [r.online_cpu_us(run) for run in merged.runs("w1-64", "mosquitto")] == [3.0]
     assert [r.online_cpu_us(run) for run in merged.runs("w1-64", "nats")] == [2.0]
+
+
+def test_a_missing_server_is_named_in_one_line_and_a_missing_go_ends_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(program: str, path: str | None = None) -> None:
+        return None
+
+    monkeypatch.setattr("shutil.which", nothing)
+    found, missing = find_servers([Peer.MOSQUITTO])
+    assert found == {}
+    assert missing == ["mosquitto: not measured: not installed (Debian: apt-get install mosquitto)"]
+    with pytest.raises(BenchError, match=r"install Go"):
+        build_load_generator()
 
 
 def test_counters_are_summed_over_their_labels() -> None:
