@@ -60,20 +60,25 @@ class _Process:
             config = self._read_again()
         except ConfigError as error:
             _log.error("configuration refused, the old one stays", reason=str(error))
-            config = self._config
-        logs.configure(config.log.level, config.log.format)
+        else:
+            self._apply(config)
+        if self._relay is not None:
+            self._relay.reload()
+
+    def _apply(self, config: Config) -> None:
         changed = [
             field.key
             for field in FIELDS.values()
             if _value(config, field.section, field.name) != _value(self._config, field.section, field.name)
         ]
+        # Configured on both sides of the line that says so, or a level that hides it would come into force unseen.
+        logs.configure("info", config.log.format)
         _log.info(
-            "reloaded",
+            "configuration read again",
             applied=[key for key in changed if key in APPLIED_AT_ONCE],
             needs_restart=[key for key in changed if key not in APPLIED_AT_ONCE],
         )
-        if self._relay is not None:
-            self._relay.reload()
+        logs.configure(config.log.level, config.log.format)
 
 
 def _value(config: Config, section: str, name: str) -> Any:
