@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from posthouse.broker import Broker, BrokerSettings, Port
+from posthouse.broker.clock import LEAD_WORTH_A_WARNING_MS
 from posthouse.broker.directory import Read
 from posthouse.exchange import Command, Effect
 from posthouse.store.interface import (
@@ -37,6 +38,7 @@ from posthouse.store.threads import StoreThreads
 
 RESOLVE_FIRST_S: Final = 0.1
 RESOLVE_LONGEST_S: Final = 2.0
+CLOCK_WARNING_PAUSE_S: Final = 3600.0
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -88,6 +90,7 @@ class Engine:
         self._recovered: Recovered | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._next_clock_warning = 0.0
         self._in_turn = False
         self._now = 0.0
         self._wall_ms = 0
@@ -251,10 +254,20 @@ class Engine:
             )
             self.store_healthy = False
             ledger.stall()
+        self._watch_clock(broker, now)
         self._commit()
         self._due = now + self._settings.tick_s * 2
         self._see_to(broker, now)
         self._set_timer(broker.next_deadline(now), now)
+
+    def _watch_clock(self, broker: Broker, now: float) -> None:
+        """Say it, once an hour, when the store clock and the wall clock are far apart."""
+        lead_ms = broker.clock.lead_ms
+        if abs(lead_ms) > LEAD_WORTH_A_WARNING_MS and now >= self._next_clock_warning:
+            self._next_clock_warning = now + CLOCK_WARNING_PAUSE_S
+            _log.warning(
+                "the wall clock has jumped: expiry follows it slowly", store_clock_lead_s=lead_ms // 1000
+            )
 
     def _answered(self, read: Read, answer: object) -> None:
         broker = self._broker
