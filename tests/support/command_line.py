@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import IO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 COMMAND = [sys.executable, "-m", "posthouse"]
 
@@ -16,11 +17,21 @@ def posthouse(*arguments: str, input: str = "", timeout_s: float = 60) -> subpro
     )
 
 
-def start_posthouse(*arguments: str, stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start a command with pipes for its streams; the caller ends it (`with` does)."""
-    return subprocess.Popen(
-        [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+@contextmanager
+def started_posthouse(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command at work, with pipes for its streams; at the end it is killed if it still runs."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:

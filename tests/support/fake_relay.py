@@ -16,6 +16,7 @@ from posthouse.wire.messages import (
     CaughtUp,
     Challenge,
     ClientMessage,
+    Error,
     Hello,
     Message,
     Pending,
@@ -52,7 +53,13 @@ class FakeRelay:
         self.before_close: list[ServerMessage] = []
         self.silent = False
         """Sends no results."""
-        self.answer: Callable[[Publish], ServerMessage] = lambda item: Result(item.ref, "stored", False)
+        self.answer: Callable[[Publish], ServerMessage | None] = lambda item: Result(
+            item.ref, "stored", False
+        )
+        self.refuse_subscriptions = False
+        self.reads = asyncio.Event()
+        """While not set, it takes nothing more from its sockets."""
+        self.reads.set()
         self.backlog: list[Message] = []
         """What a subscription is sent; acks remove it."""
         self.changed = asyncio.Event()
@@ -109,6 +116,7 @@ class FakeRelay:
             await send(connection, [Challenge(NONCE, audience, 0)])
             async for data in connection:
                 assert isinstance(data, bytes)
+                await self.reads.wait()
                 items = MSGPACK.decode(data)
                 self.frames.append(items)
                 for item in items:
@@ -131,7 +139,10 @@ class FakeRelay:
                 self.connections.append(connection)
                 answers = [Welcome("session", "relay", 3, [], {}, [])]
             case Publish():
-                answers = [] if self.silent else [self.answer(item)]
+                answer = None if self.silent else self.answer(item)
+                answers = [answer] if answer is not None else []
+            case Subscribe() if self.refuse_subscriptions:
+                answers = [Error("not-owner", "not yours", False, item.ref)]
             case Subscribe():
                 count = len(self.backlog)
                 answers = [Subscribed(item.ref, Pending(count, count)), *self.backlog, CaughtUp(item.ref)]

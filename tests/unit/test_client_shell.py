@@ -98,6 +98,7 @@ async def test_many_sends_take_an_asynchronous_source_and_can_be_left_early(rela
         for number in range(100):
             yield TO, b"%d" % number
 
+    relay.answer = lambda item: Result(item.ref, "stored", False) if item.ciphertext == b"0" else None
     async with Client(relay.url, KEY) as client:
         outcomes = client.send_many(source(), max_waiting=5)
         async for outcome in outcomes:
@@ -105,6 +106,36 @@ async def test_many_sends_take_an_asynchronous_source_and_can_be_left_early(rela
             break
         await outcomes.aclose()  # type: ignore[attr-defined]
         assert client._core.outbox.entries == {}
+
+
+async def test_an_outcome_does_not_wait_for_the_next_message(relay: FakeRelay) -> None:
+    more = asyncio.Event()
+
+    async def source() -> AsyncIterator[tuple[str, bytes]]:
+        yield TO, b"1"
+        await more.wait()
+        yield TO, b"2"
+
+    async with Client(relay.url, KEY) as client:
+        outcomes = client.send_many(source())
+        first = await asyncio.wait_for(anext(outcomes), 10)
+        more.set()
+        rest = [outcome async for outcome in outcomes]
+    assert isinstance(first, Receipt) and len(rest) == 1
+    assert [item.ciphertext for item in relay.published()] == [b"1", b"2"]
+
+
+async def test_an_error_of_the_source_reaches_the_caller_after_the_outcomes(relay: FakeRelay) -> None:
+    def source() -> Iterator[tuple[str, bytes]]:
+        yield TO, b"1"
+        raise KeyError("mine")
+
+    got = []
+    async with Client(relay.url, KEY) as client:
+        with pytest.raises(KeyError):
+            async for outcome in client.send_many(source()):
+                got.append(outcome)
+    assert len(got) == 1
 
 
 async def test_what_had_no_result_is_sent_again_on_the_next_connection(relay: FakeRelay) -> None:
@@ -291,6 +322,24 @@ async def test_acks_given_just_before_the_end_reach_the_relay(relay: FakeRelay) 
     await relay.until(lambda: relay.backlog == [])
 
 
+async def test_an_ack_behind_a_full_socket_reaches_the_relay_before_the_goodbye(relay: FakeRelay) -> None:
+    relay.backlog = [message(1)]
+    async with Client(relay.url, KEY, max_inflight_bytes=2**26) as client:
+        await client.subscribe()
+        item = await anext(client.messages())
+        relay.silent = True
+        relay.reads.clear()
+        sending = [asyncio.create_task(client.send(TO, bytes(500_000))) for _ in range(80)]
+        await asyncio.sleep(0.1)  # until nothing more goes into the socket
+        await item.ack()
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0.05)
+        relay.reads.set()
+        await closing
+        await asyncio.gather(*sending, return_exceptions=True)
+    await relay.until(lambda: relay.backlog == [])
+
+
 async def test_after_a_lost_connection_subscriptions_return_and_nothing_is_given_twice(
     relay: FakeRelay,
 ) -> None:
@@ -348,22 +397,24 @@ async def test_batches_give_what_has_arrived(relay: FakeRelay) -> None:
 
 
 async def test_a_refused_subscription_raises_and_is_dropped(relay: FakeRelay) -> None:
+    relay.refuse_subscriptions = True
     async with Client(relay.url, KEY) as client:
-        await client.connected()
-        asking = asyncio.create_task(client.subscribe(addresses=["Qm-other"]))
-        relay_handle = relay._handle
-
-        async def refuse(connection: object, item: object) -> None:
-            if isinstance(item, Subscribe):
-                await relay.say(Error("not-owner", "not yours", False, item.ref))
-            else:
-                await relay_handle(connection, item)  # type: ignore[arg-type]
-
-        relay._handle = refuse  # type: ignore[method-assign]
         with pytest.raises(Refused) as caught:
-            await asking
+            await client.subscribe(addresses=["Qm-other"])
         assert caught.value.code == "not-owner" and not caught.value.fallback
         assert client._core.requests.subscriptions == {}
+
+
+async def test_a_subscription_refused_on_a_later_connection_is_told_to_its_readers(relay: FakeRelay) -> None:
+    async with Client(relay.url, KEY) as client:
+        subscription = await client.subscribe()
+        await subscription.caught_up()
+        relay.refuse_subscriptions = True
+        relay.cut()
+        with pytest.raises(Refused):
+            await asyncio.wait_for(anext(client.messages()), 10)
+        with pytest.raises(Refused):
+            await subscription.caught_up()
 
 
 async def test_a_subscription_can_be_ended(relay: FakeRelay) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,6 +23,8 @@ from posthouse.identity import DeviceKey
 from posthouse.wire.messages import Mode, Pending, ReceiptKind, Status
 
 _T = TypeVar("_T")
+_Started = tuple[int, asyncio.Future[Any]]
+"""The number of a publish, and its outcome."""
 
 
 class Client:
@@ -172,24 +173,47 @@ class Client:
         """Send (recipient, ciphertext) pairs without waiting for each, and give how each ended, in their order.
 
         An outcome is a Receipt, or the error that ``send`` would have raised. Takes no more from ``messages``
-        while ``max_waiting`` of them, or twice ``max_inflight_bytes``, have no result.
+        while ``max_waiting`` of them, or twice ``max_inflight_bytes``, have no result; an outcome does not wait
+        for the next message.
         """
-        waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
-        outbox = self._core.outbox
+        started: asyncio.Queue[_Started | None] = asyncio.Queue()
+        room = asyncio.Event()
+        unanswered = 0
+
+        async def feed() -> None:
+            nonlocal unanswered
+            source = _each(messages)
+            try:
+                while True:
+                    while unanswered and (unanswered >= max_waiting or self._core.outbox.is_crowded()):
+                        room.clear()
+                        await room.wait()
+                    recipient, ciphertext = await anext(source)
+                    unanswered += 1
+                    started.put_nowait(
+                        self._start(recipient, None, ciphertext, mode, ttl_s, receipts, timeout_s)
+                    )
+            except StopAsyncIteration:
+                return
+            finally:
+                started.put_nowait(None)
+
+        feeding = asyncio.get_running_loop().create_task(feed())
+        pending: _Started | None = None
         try:
-            async for recipient, ciphertext in _each(messages):
-                waiting.append(self._start(recipient, None, ciphertext, mode, ttl_s, receipts, timeout_s))
-                while waiting and (
-                    waiting[0][1].done() or len(waiting) >= max_waiting or outbox.is_crowded()
-                ):
-                    yield await waiting[0][1]
-                    waiting.popleft()
-            while waiting:
-                yield await waiting[0][1]
-                waiting.popleft()
+            while (pending := await started.get()) is not None:
+                outcome: Outcome = await pending[1]
+                unanswered -= 1
+                room.set()
+                yield outcome
+            await feeding
         finally:
-            for ref, _ in waiting:
-                self._life.forget(ref)
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            while pending is not None or not started.empty():
+                if pending is not None:
+                    self._life.forget(pending[0])
+                pending = started.get_nowait() if not started.empty() else None
 
     def _start(
         self,
@@ -200,7 +224,7 @@ class Client:
         ttl_s: int | None,
         receipts: Sequence[ReceiptKind],
         timeout_s: float | None,
-    ) -> tuple[int, asyncio.Future[Any]]:
+    ) -> _Started:
         self._life.raise_if_over()
         ref = self._core.publish(
             ciphertext,
@@ -214,7 +238,7 @@ class Client:
         )
         return ref, self._life.expect(ref)
 
-    async def _finish(self, started: tuple[int, asyncio.Future[Any]]) -> Receipt:
+    async def _finish(self, started: _Started) -> Receipt:
         ref, future = started
         try:
             outcome: Outcome = await future
