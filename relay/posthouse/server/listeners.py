@@ -56,7 +56,9 @@ def bind(address: str, *, backlog: int) -> list[socket.socket]:
 
 
 def _listening(family: int, sockaddr: tuple[Any, ...], backlog: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because asyncio switches Nagle's algorithm off only where it sees TCP: with it, an answer
+    # that follows a message waits for the peer's delayed ack.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # A relay that restarts finds connections of the one before still lingering on its port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
