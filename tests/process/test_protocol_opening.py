@@ -9,6 +9,7 @@ from wire_fixtures import Dial, RelayOf
 from wire_keys import Key
 from wire_socket import Closed
 
+SMALL_WINDOW = "limits.max_window = 3\nlimits.default_window = 3\nlimits.live_timeout_ms = 50\n"
 KeyOf = Callable[[str], Key]
 
 
@@ -129,7 +130,7 @@ def test_welcome_names_the_limits(relay: RelayProcess, dial: Dial):
 
 
 def test_the_limits_in_welcome_are_those_configured(shared_relay: RelayOf, dial: Dial):
-    relay = shared_relay("limits.max_window = 3\nlimits.live_timeout_ms = 50\n")
+    relay = shared_relay(SMALL_WINDOW)
     assert dial(relay).welcome["limits"].items() >= {"max_window": 3, "live_timeout_ms": 50}.items()
 
 
@@ -144,7 +145,7 @@ def test_a_wrong_signature_is_auth_required_and_closed_4501(relay: RelayProcess,
 
 def test_a_signature_of_another_key_is_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf):
     client = dial.unopened(relay)
-    client.send(client.hello_item(key("device"), key=key("other").public))
+    client.send(client.hello_item(key("device")) | {"key": key("other").public})
     refused(client, "auth-required", 4501)
 
 
@@ -283,7 +284,7 @@ def test_window_bounds_the_unacknowledged_messages(relay: RelayProcess, dial: Di
 
 
 def test_window_above_the_limit_counts_as_the_limit(shared_relay: RelayOf, dial: Dial, key: KeyOf):
-    relay = shared_relay("limits.max_window = 3\nlimits.live_timeout_ms = 50\n")
+    relay = shared_relay(SMALL_WINDOW)
     reader, sender = key("reader"), dial(relay)
     for n in range(4):
         sender.post(b"message %d" % n, recipient=reader.address)

@@ -118,11 +118,6 @@ class WireClient(WireSocket):
         self.inbox.clear()
         return before
 
-    def settle_until_quiet(self, relay_quiet: WireClient) -> list[Item]:
-        """Everything that has come once another client has had its turn too."""
-        relay_quiet.settle()
-        return self.settle()
-
     # --- opening
 
     def hello_item(self, key: Key | None = None, **fields: Any) -> Item:
@@ -160,6 +155,12 @@ class WireClient(WireSocket):
         backlog = [item for item in self.inbox if item["type"] == "message"]
         self.inbox = deque(item for item in self.inbox if item["type"] != "message")
         return answer, backlog
+
+    def subscribe_without_waiting(self, **fields: Any) -> int:
+        """Subscribe and read to the answer: the window may be too small for the backlog. Its ref."""
+        ref = self.request("subscribe", **fields)
+        self.wait_for("subscribed", ref=ref)
+        return ref
 
     def publish(self, ciphertext: bytes, **fields: Any) -> int:
         """Send a publish; its ref."""

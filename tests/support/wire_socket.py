@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from types import TracebackType
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 10.0
 """How long a test waits for something that must come."""
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
