@@ -74,11 +74,13 @@ class _Demonstration:
         self._proof()
 
     async def _started(self, sender: Sender) -> None:
-        async with asyncio.timeout(_START_S):
-            connecting = asyncio.create_task(sender.client.connected(_START_S))
+        connecting = asyncio.create_task(sender.client.connected(_START_S))
+        try:
             while not (await asyncio.wait([connecting], timeout=0.1))[0]:
                 self._relay.check()
             await connecting
+        finally:
+            connecting.cancel()
         took_ms = (perf_counter() - self._began) * 1000
         self._say(f"A relay is up after {took_ms:.0f} ms: {self._relay.url}, process {self._relay.pid},")
         self._say("messages in a SQLite file, synced to disk before any promise.", indent=True)
@@ -105,7 +107,10 @@ class _Demonstration:
             self._relay.kill()
             killed_at = perf_counter()
             self._say(f"A stream of {_STREAM_PER_SECOND} messages a second, and in the middle of it:")
-            self._say(f"[bold red]kill -9 {pid}[/], with {promised} messages promised.", indent=True)
+            self._say(
+                f"[bold red]kill -9 {pid}[/], with {promised} messages promised and {sender.unanswered} on their way.",
+                indent=True,
+            )
             self._relay.start()
             await self._unless(stream, _STREAM_S)
             self._relay.check()
@@ -146,9 +151,10 @@ class _Demonstration:
         pause_ms = report.longest_pause_s * 1000
         self._say(f"and the longest time without a promise was {pause_ms:.0f} ms;", indent=True)
         self._say(
-            f"{report.sent} sent, {report.promised} promised, {report.repeats} of them sent again and known already.",
+            f"{report.sent} sent, {report.promised} promised; what had no answer at the kill was sent again,",
             indent=True,
         )
+        self._say(f"and {report.repeats} of that the relay had kept already.", indent=True)
 
     def _times(self, what: str, times: Times) -> None:
         self._say(
@@ -162,7 +168,7 @@ class _Demonstration:
 
 def _words(report: OneByOne) -> str:
     """What the relay answered; how often, where it was not always the same."""
-    words = [f"[green]{status}[/]" for status in report.statuses]
-    if len(words) > 1:
-        words = [f"{word} ({count}×)" for word, count in zip(words, report.statuses.values(), strict=True)]
-    return " or ".join(words)
+    counted = report.statuses.most_common()
+    if len(counted) == 1:
+        return f"[green]{counted[0][0]}[/]"
+    return " or ".join(f"[green]{status}[/] ({count}×)" for status, count in counted)

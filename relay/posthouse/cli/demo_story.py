@@ -72,10 +72,17 @@ class Sender:
         self._to = to
         self._books = books
         self._number = 0
+        self._report = StreamReport()
         self.connected_at = 0.0
+        """When the present connection was made."""
         self.client = Client(
             url, _new_key(), name="demo sender", timeout_s=_TIMEOUT_S, on_state=self._on_state
         )
+
+    @property
+    def unanswered(self) -> int:
+        """Messages of the stream that have no answer yet."""
+        return self._report.sent - self._report.promised
 
     def _on_state(self, state: State, detail: str) -> None:
         if state is State.CONNECTED:
@@ -97,7 +104,7 @@ class Sender:
 
     async def stream(self, per_second: int, end: asyncio.Event) -> "StreamReport":
         """A steady stream until ``end`` is set. Raises what the client raises for a message that is refused."""
-        report = StreamReport()
+        report = self._report = StreamReport()
         last = perf_counter()
         async for outcome in self.client.send_many(
             self._paced(per_second, end, report), max_waiting=_WAITING
