@@ -53,8 +53,6 @@ class Buckets(NamedTuple):
 
     wide: BucketKey
     narrow: BucketKey
-    prefix: int
-    """The address's 16-bit prefix; its 14-bit prefix is this shifted right by two."""
 
 
 def message_id(ciphertext: bytes) -> MessageId:
@@ -160,10 +158,19 @@ def _bucket_of_number(number: int) -> BucketKey:
     return BucketKey(_b58encode(_bucket_multihash(number)))
 
 
+def address_prefix(address: Address) -> int:
+    """The 16-bit prefix of a canonical address; its 14-bit prefix is this shifted right by two."""
+    return int.from_bytes(address_digest(address)[:2], "big")
+
+
+def buckets_of_prefix(prefix: int) -> Buckets:
+    """Both buckets of all addresses with a 16-bit prefix."""
+    return Buckets(_bucket_of_number(prefix), _bucket_of_number(prefix >> 2))
+
+
 def buckets_of_address(address: Address) -> Buckets:
     """Both buckets of a canonical address (docs/protocol.md 0)."""
-    prefix = int.from_bytes(address_digest(address)[:2], "big")
-    return Buckets(_bucket_of_number(prefix), _bucket_of_number(prefix >> 2), prefix)
+    return buckets_of_prefix(address_prefix(address))
 
 
 @lru_cache(maxsize=1)

@@ -86,10 +86,11 @@ class Attending:
         for subscription in list(session.subscriptions.values()):
             self._note_attempts(subscription)
             self._end(subscription)
-        session.queue.clear()
+        session.queue = None
         session.out.clear()
         session.lent.clear()
-        self._results.forget(session)
+        if session.sender is not None:
+            self._results.forget(session.sender)
 
     def _note_attempts(self, subscription: Subscription) -> None:
         session, place = subscription.session, subscription.place
@@ -108,6 +109,8 @@ class Attending:
         """Take a request now, or after the one that is open."""
         if not session.opening:
             self._take(session, request)
+        elif session.queue is None:
+            session.queue = [request]
         elif len(session.queue) < MAX_QUEUED_REQUESTS:
             session.queue.append(request)
         else:
@@ -141,7 +144,7 @@ class Attending:
         """The open request has been answered: go on with the next."""
         session.opening = False
         while session.queue and not session.opening and not session.closed:
-            self._take(session, session.queue.popleft())
+            self._take(session, session.queue.pop(0))
 
     def _unsubscribe(self, session: Session, request: Unsubscribe) -> None:
         if not request.addresses and not request.buckets:

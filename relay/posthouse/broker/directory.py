@@ -7,15 +7,16 @@ an address is never a bucket of the broker and the reverse, so keys carry the ki
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from posthouse.broker.records import Bucket, Mailbox
 from posthouse.identity import (
     Address,
     BucketKey,
     address_digest,
+    address_prefix,
     bucket_prefixes,
-    buckets_of_address,
+    buckets_of_prefix,
     parse_multihash,
 )
 from posthouse.store.interface import SHELVES_OF_ADDRESSES, MailboxNo, Reader, StoreUnavailable, Tally
@@ -101,11 +102,10 @@ class Directory:
         # What the store holds of it was committed before now: nothing of it can be pending yet.
         committed = self._last_seq() if stored.count else 0
         if is_bucket:
-            mailbox = Mailbox(no, key, SHELVES_OF_ADDRESSES + no, name, None, stored, committed)
+            mailbox = Mailbox(no, key, SHELVES_OF_ADDRESSES + no, name, stored, committed)
             self.homes[name] = mailbox
         else:
-            buckets = buckets_of_address(Address(name))
-            mailbox = Mailbox(no, key, buckets.prefix, name, buckets, stored, committed)
+            mailbox = Mailbox(no, key, address_prefix(Address(name)), name, stored, committed)
             self.addresses[name] = mailbox
         self.numbered[no] = mailbox
         return mailbox
@@ -122,11 +122,9 @@ class Directory:
     def watchers(self, mailbox: Mailbox) -> list[Bucket]:
         """The buckets in use that cover a mailbox."""
         found = []
-        if mailbox.buckets is None:
-            names: tuple[str, ...] = (mailbox.name,)
-        else:
-            wide, narrow, _ = mailbox.buckets
-            names = (wide, narrow) if wide != narrow else (wide,)
+        names: Collection[str] = (mailbox.name,)
+        if mailbox.of_address:
+            names = set(buckets_of_prefix(mailbox.shelf))
         for name in names:
             bucket = self.buckets.get(name)
             if bucket is not None:

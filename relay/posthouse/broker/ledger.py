@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from posthouse.broker.counters import Counters
 from posthouse.broker.directory import Directory
-from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, Mailbox, Session
+from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, Mailbox, Sender
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.store.interface import Batch, Committed, Gone, MailboxNo, Mark, Tally
@@ -33,7 +33,7 @@ RETRY_MS = 1000
 class Confirmation(Struct, gc=False):
     """A ``duplicate`` whose state is known, waiting for a checked commit to say that we may answer."""
 
-    session: Session
+    sender: Sender
     ref: int
     id: str
     state: str
@@ -145,7 +145,7 @@ class Ledger:
         unconfirmed, self.confirmations = self.confirmations, []
         for confirmation in unconfirmed:
             self._results.unconfirmed(
-                confirmation.session, confirmation.ref, confirmation.id, confirmation.size
+                confirmation.sender, confirmation.ref, confirmation.id, confirmation.size
             )
 
     def _refuse(self, entry: Entry) -> None:
@@ -265,7 +265,7 @@ class Ledger:
         self.on_left(batch)
         for confirmation in self._confirming:
             self._results.confirm(
-                confirmation.session, confirmation.ref, confirmation.id, confirmation.state, confirmation.size
+                confirmation.sender, confirmation.ref, confirmation.id, confirmation.state, confirmation.size
             )
         self._confirming = []
         for gone in outcome.gone:
@@ -303,6 +303,6 @@ class Ledger:
                 self._results.store_unavailable(entry)
         for confirmation in self._confirming:
             self._results.unconfirmed(
-                confirmation.session, confirmation.ref, confirmation.id, confirmation.size
+                confirmation.sender, confirmation.ref, confirmation.id, confirmation.size
             )
         self._confirming = []

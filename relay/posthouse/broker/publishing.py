@@ -13,7 +13,7 @@ from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory
 from posthouse.broker.ledger import Confirmation, Ledger
 from posthouse.broker.recent import Recent
-from posthouse.broker.records import ENDED, PENDING, Entry, Mailbox, Repeat, Session
+from posthouse.broker.records import ENDED, PENDING, Entry, Mailbox, Repeat, Sender, Session
 from posthouse.broker.results import STORE_UNAVAILABLE_DETAIL, Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.store.interface import StoreUnavailable
@@ -62,17 +62,20 @@ class Publishing:
         self._durable = durable
         self._deadlines: deque[tuple[float, Entry]] = deque()
         """Messages that are not storable, in the order in which their time ends."""
-        self._again: list[tuple[Session, Publish]] = []
+        self._again: list[tuple[Sender, Publish]] = []
         """Repeats that ask for more than the message that is just being written."""
 
     def publish(self, session: Session, publish: Publish) -> None:
         """Take one publish: it gets exactly one result, now or later."""
+        sender = session.sender
+        if sender is None:
+            sender = session.sender = Sender(session)
         size = len(publish.ciphertext)
-        inflight_bytes = session.inflight_bytes
+        inflight_bytes = sender.inflight_bytes
         if inflight_bytes + size > self._max_inflight_bytes and inflight_bytes:
-            self._reject(session, publish, Code.RATE_LIMITED, "too many publishes wait for their result", 50)
+            self._reject(sender, publish, Code.RATE_LIMITED, "too many publishes wait for their result", 50)
             return
-        session.inflight_bytes = inflight_bytes + size
+        sender.inflight_bytes = inflight_bytes + size
         name = publish.recipient
         if name is not None:
             box = self._addresses.get(name)
@@ -81,32 +84,30 @@ class Publishing:
             assert name is not None
             box = self._directory.homes.get(name)
         if box is not None:
-            self._into(box, session, publish, size)
+            self._into(box, sender, publish, size)
         else:
             self._directory.load(
-                name, publish.recipient is None, lambda found: self._found(found, session, publish, size)
+                name, publish.recipient is None, lambda found: self._found(found, sender, publish, size)
             )
 
-    def _found(
-        self, found: Mailbox | StoreUnavailable, session: Session, publish: Publish, size: int
-    ) -> None:
+    def _found(self, found: Mailbox | StoreUnavailable, sender: Sender, publish: Publish, size: int) -> None:
         if isinstance(found, Mailbox):
-            self._into(found, session, publish, size)
+            self._into(found, sender, publish, size)
         else:
-            session.inflight_bytes -= size
-            self._reject(session, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+            sender.inflight_bytes -= size
+            self._reject(sender, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
-    def _into(self, box: Mailbox, session: Session, publish: Publish, size: int) -> None:
+    def _into(self, box: Mailbox, sender: Sender, publish: Publish, size: int) -> None:
         message = publish.id
         pending = box.pending
         if message in pending:
-            self._repeat(pending[message], session, publish, size)
+            self._repeat(pending[message], sender, publish, size)
             return
         if self._recent.has(box.name, message):
-            self._ledger.confirmations.append(Confirmation(session, publish.ref, message, "delivered", size))
+            self._ledger.confirmations.append(Confirmation(sender, publish.ref, message, "delivered", size))
             return
         stored, total = box.stored, self._ledger.total
-        guest = session.guest
+        guest = sender.guest
         receipts = publish.receipts
         # One test for all that is refused seldom; which it was is found out only then.
         if (
@@ -118,10 +119,10 @@ class Publishing:
             or guest
             or receipts
         ):
-            refusal = self._refusal(box, session, publish, size)
+            refusal = self._refusal(box, sender, publish, size)
             if refusal is not None:
-                session.inflight_bytes -= size
-                self._reject(session, publish, *refusal)
+                sender.inflight_bytes -= size
+                self._reject(sender, publish, *refusal)
                 return
         ttl_s = publish.ttl_s
         if ttl_s is None:
@@ -143,7 +144,7 @@ class Publishing:
             box,
             size,
             storable,
-            session,
+            sender,
             publish.ref,
             receipts,  # type: ignore[arg-type]
         )
@@ -162,7 +163,7 @@ class Publishing:
 
     def _not_storable(self, entry: Entry) -> None:
         box = entry.box
-        if box.buckets is None:
+        if not box.of_address:
             self._give_up(entry, NO_OWNER_OF_A_BUCKET)
         elif not self._durable and not _has_owner(box):
             self._give_up(entry, NOBODY_THERE)
@@ -175,7 +176,7 @@ class Publishing:
 
     # --- repeats
 
-    def _repeat(self, pending: Entry, session: Session, publish: Publish, size: int) -> None:
+    def _repeat(self, pending: Entry, sender: Sender, publish: Publish, size: int) -> None:
         """A repeat of a pending message shares its outcome; one that asks for more raises it first."""
         ttl_s = min(publish.ttl_s or self._settings.default_ttl_s, self._settings.max_ttl_s)
         expires_at = self.now_ms + ttl_s * 1000
@@ -183,8 +184,8 @@ class Publishing:
         longer = publish.ttl_s is not None and expires_at > pending.expires_at
         if pending.state is not PENDING:
             if longer:
-                self._again.append((session, publish))
-                session.inflight_bytes -= size
+                self._again.append((sender, publish))
+                sender.inflight_bytes -= size
                 return
         else:
             if longer:
@@ -194,19 +195,19 @@ class Publishing:
                 self._ledger.hurry(pending)
         if pending.repeats is None:
             pending.repeats = []
-        pending.repeats.append(Repeat(session, publish.ref, size, publish.receipts))  # type: ignore[arg-type]
+        pending.repeats.append(Repeat(sender, publish.ref, size, publish.receipts))  # type: ignore[arg-type]
 
     def again(self) -> None:
         """A batch is done: repeats that waited for it are publishes of their own now."""
         if self._again:
             waiting, self._again = self._again, []
-            for session, publish in waiting:
-                self.publish(session, publish)
+            for sender, publish in waiting:
+                self.publish(sender.session, publish)
 
     # --- refusals
 
     def _refusal(
-        self, box: Mailbox, session: Session, publish: Publish, size: int
+        self, box: Mailbox, sender: Sender, publish: Publish, size: int
     ) -> tuple[Code, str, int | None] | None:
         quotas, stored = self._quotas, box.stored
         if (
@@ -214,7 +215,7 @@ class Publishing:
             or stored.bytes + box.pending_bytes + size > self._most_bytes
         ):
             return Code.QUOTA, "the mailbox is full", None
-        if session.guest and (
+        if sender.guest and (
             stored.guest_count + box.pending_guest >= _limit(quotas.guest_mailbox_messages)
             or stored.guest_bytes + box.pending_guest_bytes + size > _limit(quotas.guest_mailbox_bytes)
         ):
@@ -222,16 +223,16 @@ class Publishing:
         total = self._ledger.total
         if total.count >= self._most_in_all or total.bytes + size > self._most_bytes_in_all:
             return Code.QUOTA, "the relay is full", None
-        if publish.receipts and len(session.receipts) >= self._settings.receipts_per_connection:
+        if publish.receipts and len(sender.receipts) >= self._settings.receipts_per_connection:
             return Code.RATE_LIMITED, "too many receipts are outstanding", 1000
         if self.seq >= self._ledger.reserved:
             return Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000
         return None
 
     def _reject(
-        self, session: Session, publish: Publish, code: Code, detail: str, retry_after_ms: int | None
+        self, sender: Sender, publish: Publish, code: Code, detail: str, retry_after_ms: int | None
     ) -> None:
-        self._results.reject(session, publish.ref, publish.id, code, detail, retry_after_ms)
+        self._results.reject(sender, publish.ref, publish.id, code, detail, retry_after_ms)
 
     # --- time
 

@@ -7,7 +7,6 @@ not committed yet and has no result; what is committed leaves it and lives in th
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -15,8 +14,8 @@ from typing import Final
 from msgspec import Struct
 
 from posthouse.exchange import UNLIMITED_WINDOW, Attend, Effect, Open, Outcomes
-from posthouse.identity import Address, BucketKey, Buckets
-from posthouse.store.interface import Append, MailboxNo, Tally
+from posthouse.identity import Address, BucketKey
+from posthouse.store.interface import SHELVES_OF_ADDRESSES, Append, MailboxNo, Tally
 from posthouse.store.interface import Mailbox as StoredMailbox
 from posthouse.wire.messages import StatusRequest, Unsubscribe
 
@@ -43,7 +42,7 @@ DONE: Final = State.DONE
 class Repeat(Struct, gc=False):
     """A publish of a message that is pending already: it shares the outcome."""
 
-    session: Session
+    sender: Sender
     ref: int
     size: int
     receipts: list[str] | None
@@ -56,7 +55,7 @@ class Entry(Append, gc=False):
     size: int
     storable: bool
     """Goes to the store if nobody acknowledges it; else it becomes undeliverable at its time limit."""
-    sender: Session | None
+    sender: Sender | None
     ref: int
     receipts: list[str] | None
     state: State = PENDING
@@ -81,7 +80,6 @@ class Mailbox(StoredMailbox):
     """One mailbox that is in use. ``stored`` is what the store said last."""
 
     __slots__ = (
-        "buckets",
         "committed",
         "lively",
         "name",
@@ -94,19 +92,10 @@ class Mailbox(StoredMailbox):
     )
 
     def __init__(
-        self,
-        no: MailboxNo,
-        key: bytes,
-        shelf: int,
-        name: str,
-        buckets: Buckets | None,
-        stored: Tally,
-        committed: int,
+        self, no: MailboxNo, key: bytes, shelf: int, name: str, stored: Tally, committed: int
     ) -> None:
         super().__init__(no, key, shelf)
         self.name = name
-        self.buckets = buckets
-        """Both buckets of an address; None for the mailbox of a bucket."""
         self.stored = stored
         self.committed = committed
         """All messages of it up to this ``seq`` are in the store or gone; all above are in ``pending``."""
@@ -117,6 +106,11 @@ class Mailbox(StoredMailbox):
         self.lively = False
         """Some of ``pending`` may wait for an ack before they go to the store."""
         self.readers: list[Subscription] = []
+
+    @property
+    def of_address(self) -> bool:
+        """Whether it has owners; else it holds what was published to a bucket."""
+        return self.shelf < SHELVES_OF_ADDRESSES
 
     @property
     def idle(self) -> bool:
@@ -195,6 +189,42 @@ class Subscription:
         self.catchup: Catchup | None = None
 
 
+class Sender:
+    """The publishing side of a session, made with its first publish: what it is owed, and what it is about to hear."""
+
+    __slots__ = (
+        "delivered_ids",
+        "delivered_refs",
+        "guest",
+        "inflight_bytes",
+        "receipts",
+        "session",
+        "stored_ids",
+        "stored_refs",
+    )
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.guest = session.guest
+        self.inflight_bytes = 0
+        """Ciphertext of its publishes that have no result."""
+        self.receipts: set[int] = set()
+        """``seq`` of the stored messages for which it wants receipts."""
+        self.delivered_refs: list[int] = []
+        self.delivered_ids: list[str] = []
+        self.stored_refs: list[int] = []
+        self.stored_ids: list[str] = []
+
+    def take(self, effects: list[Effect]) -> None:
+        """Put the plain results that wait before the other effects."""
+        if self.stored_refs:
+            effects.insert(0, Outcomes("stored", self.stored_refs, self.stored_ids))
+            self.stored_refs, self.stored_ids = [], []
+        if self.delivered_refs:
+            effects.insert(0, Outcomes("delivered", self.delivered_refs, self.delivered_ids))
+            self.delivered_refs, self.delivered_ids = [], []
+
+
 class Session:
     """One attached session: what it was sent and has not acknowledged, and the effects on their way to it."""
 
@@ -202,12 +232,9 @@ class Session:
         "address",
         "closed",
         "credit",
-        "delivered_ids",
-        "delivered_refs",
         "dirty",
         "effects",
         "guest",
-        "inflight_bytes",
         "lent",
         "number",
         "opening",
@@ -215,9 +242,7 @@ class Session:
         "own",
         "port",
         "queue",
-        "receipts",
-        "stored_ids",
-        "stored_refs",
+        "sender",
         "subscriptions",
         "unlimited",
         "window",
@@ -240,17 +265,11 @@ class Session:
         """Its subscription as the owner of its mailbox."""
         self.subscriptions: dict[str, Subscription] = {}
         """All its subscriptions, by the name of mailbox or bucket."""
-        self.inflight_bytes = 0
-        self.receipts: dict[int, None] = {}
-        """``seq`` of the stored messages for which it wants receipts."""
+        self.sender: Sender | None = None
         self.opening = False
         """A request is waiting for the store; the next ones wait in ``queue``."""
-        self.queue: deque[Attend | Unsubscribe | StatusRequest] = deque()
+        self.queue: list[Attend | Unsubscribe | StatusRequest] | None = None
         self.effects: list[Effect] = []
-        self.delivered_refs: list[int] = []
-        self.delivered_ids: list[str] = []
-        self.stored_refs: list[int] = []
-        self.stored_ids: list[str] = []
         self.dirty = False
 
     def touch(self) -> None:
@@ -276,19 +295,18 @@ class Session:
             return 0
         return self.window - len(self.out) - len(self.lent)
 
+    @property
+    def awaits_result(self) -> bool:
+        """Whether one of its publishes has no result yet."""
+        return self.sender is not None and self.sender.inflight_bytes > 0
+
     def take(self) -> list[Effect]:
         """All effects that wait, results first."""
         effects = self.effects
         self.dirty = False
         self.effects = []
-        if self.stored_refs:
-            effects.insert(0, Outcomes("stored", self.stored_refs, self.stored_ids))
-            self.stored_refs = []
-            self.stored_ids = []
-        if self.delivered_refs:
-            effects.insert(0, Outcomes("delivered", self.delivered_refs, self.delivered_ids))
-            self.delivered_refs = []
-            self.delivered_ids = []
+        if self.sender is not None:
+            self.sender.take(effects)
         return effects
 
 

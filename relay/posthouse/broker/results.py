@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from posthouse.broker.counters import Counters
-from posthouse.broker.records import DONE, Entry, Session
+from posthouse.broker.records import DONE, Entry, Sender
 from posthouse.store.interface import Gone
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Receipt, Result
@@ -22,7 +22,7 @@ STORE_UNAVAILABLE_DETAIL = "the store does not take messages at the moment"
 class Want(Struct, gc=False):
     """Somebody wants receipts for a stored message."""
 
-    session: Session
+    sender: Sender
     id: str
     recipient: str | None
     kinds: list[str]
@@ -56,86 +56,86 @@ class Results:
             return
         # The same once more for the usual case: this is the end of most messages.
         entry.state = DONE
-        box, session = entry.box, entry.sender
+        box, sender = entry.box, entry.sender
         del box.pending[entry.id]
         box.pending_bytes -= entry.size
         self._counters.delivered += 1
-        session.inflight_bytes -= entry.size
-        session.delivered_refs.append(entry.ref)
-        session.delivered_ids.append(entry.id)
-        if not session.dirty:
-            session.touch()
+        sender.inflight_bytes -= entry.size
+        sender.delivered_refs.append(entry.ref)
+        sender.delivered_ids.append(entry.id)
+        if not sender.session.dirty:
+            sender.session.touch()
 
     def delivered(self, entry: Entry) -> None:
         """An owner has acknowledged it: ``delivered``, whatever becomes of its commit."""
         entry.state = DONE
         self._counters.delivered += 1
-        session = entry.sender
-        if session is not None:
-            session.inflight_bytes -= entry.size
-            session.delivered_refs.append(entry.ref)
-            session.delivered_ids.append(entry.id)
-            if not session.dirty:
-                session.touch()
+        sender = entry.sender
+        if sender is not None:
+            sender.inflight_bytes -= entry.size
+            sender.delivered_refs.append(entry.ref)
+            sender.delivered_ids.append(entry.id)
+            if not sender.session.dirty:
+                sender.session.touch()
         if entry.repeats is not None:
             self._repeats(entry, "delivered")
 
     def stored(self, entry: Entry) -> None:
         """Its commit is confirmed: ``stored``."""
         self._counters.stored += 1
-        session = entry.sender
-        if session is not None:
-            session.inflight_bytes -= entry.size
-            session.stored_refs.append(entry.ref)
-            session.stored_ids.append(entry.id)
-            if not session.dirty:
-                session.touch()
+        sender = entry.sender
+        if sender is not None:
+            sender.inflight_bytes -= entry.size
+            sender.stored_refs.append(entry.ref)
+            sender.stored_ids.append(entry.id)
+            if not sender.session.dirty:
+                sender.session.touch()
             if entry.receipts:
-                self._want(session, entry, entry.receipts)
+                self._want(sender, entry, entry.receipts)
         if entry.repeats is not None:
             self._repeats(entry, "stored")
 
     def duplicate_of_stored(self, entry: Entry) -> None:
         """The store had it already: ``duplicate``. ``entry.seq`` is that of the message in the store."""
-        session = entry.sender
-        if session is not None:
-            session.inflight_bytes -= entry.size
-            self._duplicate(session, entry.ref, entry.id, "stored")
+        sender = entry.sender
+        if sender is not None:
+            sender.inflight_bytes -= entry.size
+            self._duplicate(sender, entry.ref, entry.id, "stored")
             if entry.receipts:
-                self._want(session, entry, entry.receipts)
+                self._want(sender, entry, entry.receipts)
         if entry.repeats is not None:
             self._repeats(entry, "stored")
 
     def duplicate_of_delivered(self, entry: Entry) -> None:
         """A repeat that was on its way to the store when an owner acknowledged the first one."""
         entry.state = DONE
-        session = entry.sender
-        if session is not None:
-            session.inflight_bytes -= entry.size
-            self._duplicate(session, entry.ref, entry.id, "delivered")
+        sender = entry.sender
+        if sender is not None:
+            sender.inflight_bytes -= entry.size
+            self._duplicate(sender, entry.ref, entry.id, "delivered")
         if entry.repeats is not None:
             self._repeats(entry, "delivered")
 
     def undeliverable(self, entry: Entry, detail: str) -> None:
         """No owner took it and the relay keeps nothing."""
         entry.state = DONE
-        for session, ref, size in _senders(entry):
-            session.inflight_bytes -= size
+        for sender, ref, size in _senders(entry):
+            sender.inflight_bytes -= size
             self._counters.undeliverable += 1
-            session.emit(Result(ref, "undeliverable", True, entry.id, None, None, detail))
+            sender.session.emit(Result(ref, "undeliverable", True, entry.id, None, None, detail))
 
     def store_unavailable(self, entry: Entry) -> None:
         """The store certainly did not take it."""
         entry.state = DONE
-        for session, ref, size in _senders(entry):
-            session.inflight_bytes -= size
-            self.reject(session, ref, entry.id, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+        for sender, ref, size in _senders(entry):
+            sender.inflight_bytes -= size
+            self.reject(sender, ref, entry.id, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
     # --- single answers
 
     def reject(
         self,
-        session: Session,
+        sender: Sender,
         ref: int,
         message: str,
         code: Code,
@@ -144,37 +144,37 @@ class Results:
     ) -> None:
         """The relay keeps nothing of this publish."""
         self._counters.rejected[code.value] += 1
-        session.emit(Result(ref, "rejected", True, message, None, code.value, detail, retry_after_ms))
+        sender.session.emit(Result(ref, "rejected", True, message, None, code.value, detail, retry_after_ms))
 
-    def confirm(self, session: Session, ref: int, message: str, state: str, size: int) -> None:
+    def confirm(self, sender: Sender, ref: int, message: str, state: str, size: int) -> None:
         """A commit has been checked: the duplicate may be answered."""
-        session.inflight_bytes -= size
-        self._duplicate(session, ref, message, state)
+        sender.inflight_bytes -= size
+        self._duplicate(sender, ref, message, state)
 
-    def unconfirmed(self, session: Session, ref: int, message: str, size: int) -> None:
+    def unconfirmed(self, sender: Sender, ref: int, message: str, size: int) -> None:
         """The commit that should have checked failed."""
-        session.inflight_bytes -= size
-        self.reject(session, ref, message, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+        sender.inflight_bytes -= size
+        self.reject(sender, ref, message, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
-    def _duplicate(self, session: Session, ref: int, message: str, state: str) -> None:
+    def _duplicate(self, sender: Sender, ref: int, message: str, state: str) -> None:
         self._counters.duplicates += 1
-        session.emit(Result(ref, "duplicate", False, message, state))
+        sender.session.emit(Result(ref, "duplicate", False, message, state))
 
     def _repeats(self, entry: Entry, state: str) -> None:
         for repeat in entry.repeats or ():
-            repeat.session.inflight_bytes -= repeat.size
-            self._duplicate(repeat.session, repeat.ref, entry.id, state)
+            repeat.sender.inflight_bytes -= repeat.size
+            self._duplicate(repeat.sender, repeat.ref, entry.id, state)
             if state == "stored" and repeat.receipts:
-                self._want(repeat.session, entry, repeat.receipts)
+                self._want(repeat.sender, entry, repeat.receipts)
 
     # --- receipts
 
-    def _want(self, session: Session, entry: Entry, kinds: list[str]) -> None:
-        if session.closed:
+    def _want(self, sender: Sender, entry: Entry, kinds: list[str]) -> None:
+        if sender.session.closed:
             return
-        recipient = entry.box.name if entry.box.buckets is not None else None
-        self._wants.setdefault(entry.seq, []).append(Want(session, entry.id, recipient, kinds))
-        session.receipts[entry.seq] = None
+        recipient = entry.box.name if entry.box.of_address else None
+        self._wants.setdefault(entry.seq, []).append(Want(sender, entry.id, recipient, kinds))
+        sender.receipts.add(entry.seq)
 
     def was_delivered(self, seq: int) -> None:
         """An owner has acknowledged a stored message."""
@@ -188,22 +188,22 @@ class Results:
 
     def _receipt(self, seq: int, status: str) -> None:
         for want in self._wants.pop(seq, ()):
-            session = want.session
-            session.receipts.pop(seq, None)
-            if status in want.kinds and not session.closed:
-                session.emit(Receipt(want.id, status, self.now_ms, want.recipient))  # type: ignore[arg-type]
+            sender = want.sender
+            sender.receipts.discard(seq)
+            if status in want.kinds and not sender.session.closed:
+                sender.session.emit(Receipt(want.id, status, self.now_ms, want.recipient))  # type: ignore[arg-type]
 
-    def forget(self, session: Session) -> None:
+    def forget(self, sender: Sender) -> None:
         """The session has ended: its receipts are nobody's."""
-        for seq in session.receipts:
-            left = [want for want in self._wants.pop(seq, ()) if want.session is not session]
+        for seq in sender.receipts:
+            left = [want for want in self._wants.pop(seq, ()) if want.sender is not sender]
             if left:
                 self._wants[seq] = left
-        session.receipts.clear()
+        sender.receipts.clear()
 
 
-def _senders(entry: Entry) -> list[tuple[Session, int, int]]:
-    senders = [(repeat.session, repeat.ref, repeat.size) for repeat in entry.repeats or ()]
+def _senders(entry: Entry) -> list[tuple[Sender, int, int]]:
+    senders = [(repeat.sender, repeat.ref, repeat.size) for repeat in entry.repeats or ()]
     if entry.sender is not None:
         senders.insert(0, (entry.sender, entry.ref, entry.size))
     return senders
