@@ -487,10 +487,10 @@ def test_what_was_not_acked_is_offered_to_the_next_connection_and_counted(
     reader = key("reader")
     leave(sender, reader.address, b"one", b"two")
     seqs = set()
-    for time in (1, 2, 3):
+    for nth in (1, 2, 3):
         client = dial(relay, reader, encoding)
         one, two = client.subscribe()[1]
-        assert (one["deliveries"], two["deliveries"]) == (time, time)
+        assert (one["deliveries"], two["deliveries"]) == (nth, nth)
         seqs.add((one["seq"], two["seq"]))
         client.close()
         wait_until_gone(relay, sender)

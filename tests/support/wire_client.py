@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from wire_keys import Key, message_id
-from wire_socket import BINARY, TEXT, TIMEOUT_S, WireSocket
+from wire_socket import BINARY, TEXT, TIMEOUT_S, Closed, WireSocket
 
 Item = dict[str, Any]
 
@@ -117,6 +117,14 @@ class WireClient(WireSocket):
         before = list(self.inbox)
         self.inbox.clear()
         return before
+
+    def read_to_close(self) -> tuple[list[Item], Closed]:
+        """All items until the relay closes the connection, and how it does."""
+        while True:
+            try:
+                self._read(TIMEOUT_S)
+            except Closed as closed:
+                return list(self.inbox), closed
 
     # --- opening
 

@@ -19,8 +19,6 @@ from wire_socket import WireSocket
 RelayOf = Callable[..., RelayProcess]
 """relay(config: TOML text = "", store: URL = a SQLite file) -> a relay that runs."""
 
-STOP_AT_ONCE = "server.drain_s = 0\n"
-
 
 @pytest.fixture(scope="session")
 def shared_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayOf]:
@@ -31,7 +29,9 @@ def shared_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayOf]:
         found = running.get((config, store))
         if found is None:
             folder: Path = tmp_path_factory.mktemp("relay")
-            found = running[config, store] = RelayProcess(folder, store=store, config=STOP_AT_ONCE + config)
+            found = running[config, store] = RelayProcess(
+                folder, store=store, config="server.drain_s = 0\n" + config
+            )
             found.start()
         assert found.running, found.lines
         return found
@@ -46,10 +46,10 @@ def own_relay(tmp_path: Path) -> Iterator[RelayOf]:
     """Relays for this test alone."""
     started: list[RelayProcess] = []
 
-    def relay(config: str = "", store: str | None = None, **options: Any) -> RelayProcess:
+    def relay(config: str = "", store: str | None = None, drain_s: float = 0) -> RelayProcess:
         folder = tmp_path / f"own-{len(started)}"
         folder.mkdir()
-        one = RelayProcess(folder, store=store, config=STOP_AT_ONCE + config, **options)
+        one = RelayProcess(folder, store=store, config=f"server.drain_s = {drain_s}\n{config}")
         started.append(one)
         return one.start()
 
