@@ -142,6 +142,7 @@ def _of_connections(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter(
         "posthouse_handshakes_crowded_out", "Half-open connections ended for newer.", counts.crowded_out
     )
+    yield _counter("posthouse_tls_failures", "Connections ended for a fault of TLS.", counts.tls_failures)
     yield _counter("posthouse_received_bytes", "Bytes read from client sockets.", counts.bytes_received)
     yield _counter("posthouse_sent_bytes", "Bytes given to client sockets.", counts.bytes_sent)
     closed = {str(code): count for code, count in counts.closed.items()}

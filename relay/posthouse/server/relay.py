@@ -33,6 +33,7 @@ from posthouse.server.pages import control_commands, metrics_pages
 from posthouse.server.session_log import SessionLog
 from posthouse.server.snapshot import Role, Snapshot
 from posthouse.server.tls import Certificate
+from posthouse.server.tls_connection import TlsConnection
 from posthouse.server.watch import Watch, set_clock
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.session.settings import Conditions
@@ -42,6 +43,8 @@ from posthouse.store.opening import open_store
 from posthouse.wire.audience import audience_of
 from posthouse.wire.codes import Code
 
+ACCEPTED_A_TURN: Final = 128
+"""Connections taken from one listener in one loop turn: those that are there must not wait for a crowd."""
 STORE_PATIENCE_S: Final = 10.0
 """How long a stop waits for a store that is slow, beyond the time that a commit may take."""
 PEERS_PATIENCE_S: Final = 2.0
@@ -226,14 +229,17 @@ class Relay:
 
     async def _accept(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        context = self._certificate.context if self._certificate else None
-        timeout_s = self._config.limits.handshake_timeout_s if self._certificate else None
         for sock in sockets:
-            server = await loop.create_server(
-                self._endpoint.new_connection, sock=sock, ssl=context, ssl_handshake_timeout=timeout_s
-            )
+            server = await loop.create_server(self._new_connection, sock=sock, backlog=ACCEPTED_A_TURN)
+            # The loop's ``backlog`` is both this and the kernel's.
+            sock.listen(self._config.server.backlog)
             self._servers.append(server)
             self._open.callback(server.close)
+
+    def _new_connection(self) -> asyncio.BufferedProtocol:
+        if self._certificate is None:
+            return self._endpoint.new_connection()
+        return TlsConnection(self._endpoint, self._certificate.context)
 
     # --- while it runs
 

@@ -1,8 +1,7 @@
 """TLS of the client port, with a certificate that can change while the relay runs.
 
-asyncio keeps one context for a listener's life, so that context only hands each handshake over to the current one,
-by the callback for the server's name (which is called for clients that send no name, too). A new certificate and key
-become current together, and only if they fit each other: a broken pair leaves the old one in place.
+Each connection takes the context that is current when it begins. A new certificate and key become current together,
+and only if they fit each other: a broken pair leaves the old one in place.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ class Certificate:
         self._key = key
         # The stamp is taken first: files that change while they are read are read again at the next look.
         self._stamp = self._look()
-        self._current = self._load()
-        self.context = _context()
-        """For the listener; good for the life of the process."""
-        self.context.sni_callback = self._hand_over
+        self.context = self._load()
+        """For connections that begin now."""
 
     def reload_if_changed(self) -> bool:
         """Look at the files, and load them if they are not as they were; for a timer. True if a new one is in use."""
@@ -55,7 +52,7 @@ class Certificate:
         """Load the files whether or not they have changed. What is broken is logged, and the old one stays in use."""
         self._stamp = self._look()
         try:
-            self._current = self._load()
+            self.context = self._load()
             expires = not_after(self._certificate)
         except UnusableCertificate as error:
             _log.error(
@@ -64,9 +61,6 @@ class Certificate:
             return False
         _log.info("certificate loaded", file=str(self._certificate), expires=expires)
         return True
-
-    def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = self._current
 
     def _look(self) -> Stamp:
         return tuple(_stamp(path) for path in (self._certificate, self._key))

@@ -40,6 +40,8 @@ class Counts:
     """HTTP answers that were no handshake, by status."""
     crowded_out: int = 0
     """Half-open connections ended to make room for newer ones."""
+    tls_failures: int = 0
+    """Connections ended because their TLS was not good."""
     closed: Counter[int] = field(default_factory=Counter)
     """Ends of sessions, by close code."""
 
