@@ -86,6 +86,10 @@ class Acks:
             self._results.delivered(entry)
             return
         entry.state = DONE
+        for reader in box.readers:  # other sessions of the key that were sent it from the store
+            other = reader.session.out.get(entry.id)
+            if other is not None and other.seq == entry.seq:
+                other.state = DONE
         self._delete(entry)
         self._results.was_delivered(entry.seq)
         if pending is not None:

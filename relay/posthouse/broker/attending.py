@@ -214,7 +214,9 @@ class Attending:
         """Everything is known: register, answer, and begin with the backlog."""
         boxes, waiting = found.boxes, found.waiting
         last_seq = self._delivery.last_seq
-        begun = [self._subscription(session, box, None, request.live) for box in boxes]
+        begun = [
+            self._subscription(session, self._directory.current(box), None, request.live) for box in boxes
+        ]
         for home, held in zip(found.homes, waiting, strict=True):
             subscription = self._subscription(
                 session, self._directory.bucket(home), request.reader, request.live
@@ -243,10 +245,9 @@ class Attending:
         name = place.name if isinstance(place, Mailbox) else place.key
         known = session.subscriptions.get(name)
         if known is not None:
-            if (known.mode is ENDED and live) or known.live != live:
+            if known.mode is ENDED or known.live != live:
                 known.live = live
                 known.mode = BACKLOG
-                known.position = 0
             return known
         subscription = Subscription(session, place, reader, live, 0)
         session.subscriptions[name] = subscription

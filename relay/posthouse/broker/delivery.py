@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from posthouse.broker.attempts import Attempts
 from posthouse.broker.attendance import source_of
@@ -34,7 +35,7 @@ from posthouse.broker.records import (
     Subscription,
 )
 from posthouse.broker.settings import BrokerSettings
-from posthouse.store.interface import Mark, Page, StoredMessage
+from posthouse.store.interface import Mark, Page, Source, StoredMessage
 from posthouse.wire.messages import CaughtUp, Message
 
 RETRY_READ_MS = 500
@@ -79,7 +80,7 @@ class Delivery:
             if entry.id in out and out[entry.id].state is not DONE:
                 got = True  # a repeat of a stored message that this reader has not acknowledged yet
             elif session.credit > 0 and len(out) + len(session.lent) < session.window:
-                self._send(session, entry)
+                self._send(session, entry, entry.ciphertext)
                 got = True
             else:
                 _fall_back(subscription, entry.seq - 1)
@@ -88,7 +89,7 @@ class Delivery:
                 self._offer_bucket(bucket, entry)
         return got
 
-    def _send(self, session: Session, entry: Entry) -> None:
+    def _send(self, session: Session, entry: Entry, ciphertext: bytes) -> None:
         session.out[entry.id] = entry
         session.credit -= entry.size
         self._counters.sent += 1
@@ -96,7 +97,7 @@ class Delivery:
             Message(
                 entry.id,
                 entry.seq,
-                entry.ciphertext,
+                ciphertext,
                 entry.received_at,
                 entry.expires_at,
                 entry.deliveries,
@@ -129,6 +130,10 @@ class Delivery:
         session.lent[message.id] = Loan(message.seq, message.id, shelf, deliveries, held)
         if session.unlimited and len(session.lent) > self._settings.remembered_ids:
             session.lent.pop(next(iter(session.lent)))
+        self._tell(subscription, message, deliveries)
+
+    def _tell(self, subscription: Subscription, message: Entry | StoredMessage, deliveries: int) -> None:
+        session = subscription.session
         session.credit -= len(message.ciphertext)
         self._counters.sent += 1
         session.emit(
@@ -144,12 +149,54 @@ class Delivery:
             )
         )
 
+    # --- once more
+
     def send_again(self, session: Session, message: str) -> None:
-        """Offer a message again that the session put off with ``busy`` and still has not acknowledged."""
+        """Offer a message again that the session put off with ``busy`` and still has not acknowledged.
+
+        What is stored is not kept in memory for this: it is read again.
+        """
         entry = session.out.get(message)
-        if entry is not None and entry.state is not DONE:
+        if entry is not None:
+            if entry.state is STORED:
+                self._read_again(source_of(entry.box, None), entry.seq, partial(self._again, session, entry))
+            elif entry.state is not DONE:
+                entry.deliveries += 1
+                self._send(session, entry, entry.ciphertext)
+        loan = session.lent.get(message)
+        while loan is not None:
+            for subscription in session.subscriptions.values():
+                place = subscription.place
+                if isinstance(place, Bucket) and loan.shelf in place.shelves:
+                    again = partial(self._lend_again, subscription, loan)
+                    self._read_again(source_of(place, subscription.reader), loan.seq, again)
+                    break
+            loan = loan.more
+
+    def _read_again(self, source: Source, seq: int, again: Callable[[StoredMessage], None]) -> None:
+        now_ms = self.now_ms
+
+        def answered(answer: object) -> None:
+            if isinstance(answer, Page):
+                for row in answer.messages:
+                    again(row)
+
+        self._reads.append(Read(lambda reader: reader.page(source, seq - 1, seq, now_ms, 1, 0), answered))
+
+    def _again(self, session: Session, entry: Entry, row: StoredMessage) -> None:
+        if session.out.get(entry.id) is entry and entry.state is not DONE:
             entry.deliveries += 1
-            self._send(session, entry)
+            self._send(session, entry, row.ciphertext)
+
+    def _lend_again(self, subscription: Subscription, loan: Loan, row: StoredMessage) -> None:
+        session = subscription.session
+        held = session.lent.get(loan.id)
+        while held is not None and held is not loan:
+            held = held.more
+        if held is None:
+            return  # acknowledged while the store was asked
+        loan.deliveries += 1
+        self._tell(subscription, row, loan.deliveries)
 
     # --- backlog
 
@@ -165,14 +212,16 @@ class Delivery:
         if room <= 0:
             return
         place = subscription.place
-        if place.committed <= subscription.position:
+        upto = place.committed
+        if not subscription.live and upto > subscription.target:
+            upto = subscription.target  # what came later is not part of the backlog that it asked for
+        if upto <= subscription.position:
             self._catch_up(subscription)
             return
         held = len(session.out) + len(session.lent)
         if patient and held and room < min(self._settings.page_rows, session.window) // 2:
             self._patient.add(subscription)
             return
-        upto = place.committed
         if isinstance(place, Bucket):
             upto = min(upto, self.floor())
             if upto <= subscription.position:
@@ -266,7 +315,7 @@ class Delivery:
                 row.seq,
                 box,
                 row.id,
-                row.ciphertext,
+                b"",
                 row.received_at,
                 row.expires_at,
                 False,
@@ -279,6 +328,7 @@ class Delivery:
                 STORED,
                 deliveries=self.attempts.of(box.name, row.seq) + 1,
             ),
+            row.ciphertext,
         )
 
     def _lend_stored(self, subscription: Subscription, row: StoredMessage) -> None:
@@ -297,6 +347,8 @@ class Delivery:
         """All that is committed has been sent: now what is pending in memory, then live."""
         session, place = subscription.session, subscription.place
         for entry in self._pending_of(place, subscription.position):
+            if not subscription.live and entry.seq > subscription.target:
+                break
             if session.room <= 0:
                 return
             if isinstance(place, Bucket):
@@ -305,7 +357,7 @@ class Delivery:
             else:
                 held = session.out.get(entry.id)
                 if held is None or held.state is DONE:
-                    self._send(session, entry)
+                    self._send(session, entry, entry.ciphertext)
             subscription.position = entry.seq
         subscription.mode = LIVE if subscription.live else ENDED
         self.note_caught_up(subscription)

@@ -110,6 +110,12 @@ class Directory:
         self.numbered[no] = mailbox
         return mailbox
 
+    def current(self, mailbox: Mailbox) -> Mailbox:
+        """The mailbox of this name that is in use: it may have been forgotten, and loaded anew, since it was found."""
+        known = (self.addresses if mailbox.of_address else self.homes).setdefault(mailbox.name, mailbox)
+        self.numbered[known.no] = known
+        return known
+
     def bucket(self, home: Mailbox) -> Bucket:
         """The bucket whose own mailbox is ``home``."""
         bucket = self.buckets.get(home.name)

@@ -161,11 +161,6 @@ class Ledger:
         """Whether something in the store has expired and a batch should remove it."""
         return bool(self._next_expiry_ms) and self._next_expiry_ms <= now_ms
 
-    @property
-    def next_expiry_ms(self) -> int | None:
-        """When ``next_batch`` will have something to expire, on the store clock."""
-        return max(self._next_expiry_ms, self._rest_until_ms) if self._next_expiry_ms else None
-
     # --- batches
 
     @property
@@ -256,6 +251,7 @@ class Ledger:
                     self.deletes.append(duplicates[entry.seq])
                 continue
             entry.state = STORED
+            entry.ciphertext = b""  # the store has it: what a reader still holds needs only its number
             if duplicates and entry.seq in duplicates:
                 entry.seq = duplicates[entry.seq]
                 self._results.duplicate_of_stored(entry)
