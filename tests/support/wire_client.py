@@ -59,7 +59,11 @@ class WireClient(WireSocket):
         self.inbox: deque[Item] = deque()
         self.welcome: Item = {}
         self._ref = 0
-        self.challenge = self.expect("challenge")
+        try:
+            self.challenge = self.expect("challenge")
+        except BaseException:
+            self.close()
+            raise
 
     # --- items
 
