@@ -100,7 +100,7 @@ class Acks:
     def _delete(self, entry: Entry) -> None:
         if entry.seq not in self._departures.seqs:
             self._departures.seqs.add(entry.seq)
-            self._ledger.deletes.append(entry.seq)
+            self._ledger.delete(entry)
         self._delivery.attempts.forget(entry.box.name, entry.seq)
 
     def _mark(self, session: Session, loan: Loan) -> None:

@@ -173,8 +173,8 @@ class Attending:
         quota = {"mailbox_messages": quotas.mailbox_messages, "mailbox_bytes": quotas.mailbox_bytes}
         own = session.own
         if own is not None and isinstance(own.place, Mailbox):
-            quota["used_messages"] = own.place.stored.count + len(own.place.pending)
-            quota["used_bytes"] = own.place.stored.bytes + own.place.pending_bytes
+            used = own.place.waiting
+            quota["used_messages"], quota["used_bytes"] = used.count, used.bytes
         return Status(request.ref, pending, quota, self._epoch)
 
     def _tell_pending(self, session: Session, tell: Callable[[Pending], None], ref: int) -> None:
@@ -258,10 +258,8 @@ class Attending:
 
 
 def _total(boxes: list[Mailbox], waiting: list[Waiting]) -> Pending:
-    return Pending(
-        sum(box.stored.count + len(box.pending) for box in boxes) + sum(held.count for held in waiting),
-        sum(box.stored.bytes + box.pending_bytes for box in boxes) + sum(held.bytes for held in waiting),
-    )
+    parts: list[Pending | Waiting] = [*(box.waiting for box in boxes), *waiting]
+    return Pending(sum(part.count for part in parts), sum(part.bytes for part in parts))
 
 
 def _refuse(session: Session, ref: int, code: Code, detail: str) -> None:

@@ -73,6 +73,10 @@ class Ledger:
         self._number = 0
         self._unsorted = False
         self._confirming: list[Confirmation] = []
+        self._leaving: dict[Mailbox, Tally] = {}
+        """What ``deletes`` takes from each mailbox."""
+        self._leaving_now: dict[Mailbox, Tally] = {}
+        """What the batch under way takes from each."""
         self._next_expiry_ms = next_expiry_ms
         self._rest_until_ms = 0
 
@@ -115,6 +119,18 @@ class Ledger:
                 assert isinstance(entry, Entry)
                 if entry.state is PENDING or entry.state is COMMITTING:
                     yield entry
+
+    def delete(self, entry: Entry) -> None:
+        """An owner has ended a message that is, or will be, in the store."""
+        self.deletes.append(entry.seq)
+        box = entry.box
+        box.leaving_count += 1
+        box.leaving_bytes += entry.size
+        part = self._leaving.get(box)
+        if part is None:
+            part = self._leaving[box] = Tally()
+        part.count += 1
+        part.bytes += entry.size
 
     # --- time
 
@@ -203,6 +219,7 @@ class Ledger:
             reserve,
         )
         self.deletes, self.marks, self.purges = [], [], []
+        self._leaving_now, self._leaving = self._leaving, {}
         self._confirming, self.confirmations = self.confirmations, []
         self.committing = batch
         return batch
@@ -248,7 +265,8 @@ class Ledger:
                 touched.add(box)
             if entry.state is DONE:
                 if entry.seq in duplicates:  # acknowledged meanwhile: what the store holds of it has to go
-                    self.deletes.append(duplicates[entry.seq])
+                    entry.seq = duplicates[entry.seq]
+                    self.delete(entry)
                 continue
             entry.state = STORED
             entry.ciphertext = b""  # the store has it: what a reader still holds needs only its number
@@ -274,6 +292,10 @@ class Ledger:
             box = numbered.get(no)
             if box is not None:
                 box.stored = tally
+        for box, part in self._leaving_now.items():
+            box.leaving_count -= part.count
+            box.leaving_bytes -= part.bytes
+        self._leaving_now = {}
         self.total = outcome.total
         self._next_expiry_ms = outcome.next_expiry
         if batch.reserve_seq is not None:
@@ -289,6 +311,10 @@ class Ledger:
         self._counters.store_failures += 1
         self._rest_until_ms = batch.clock_ms + RETRY_MS
         self.deletes = batch.deletes + self.deletes
+        for box, part in self._leaving_now.items():
+            waiting = self._leaving.setdefault(box, Tally())
+            waiting.count += part.count
+            waiting.bytes += part.bytes
         self.marks = batch.marks + self.marks
         self.purges = batch.purges + self.purges
         for entry in batch.appends:

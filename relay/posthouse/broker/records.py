@@ -17,7 +17,7 @@ from posthouse.exchange import UNLIMITED_WINDOW, Attend, Effect, Open, Outcomes
 from posthouse.identity import Address, BucketKey
 from posthouse.store.interface import SHELVES_OF_ADDRESSES, Append, MailboxNo, Tally
 from posthouse.store.interface import Mailbox as StoredMailbox
-from posthouse.wire.messages import StatusRequest, Unsubscribe
+from posthouse.wire.messages import Pending, StatusRequest, Unsubscribe
 
 
 class State(IntEnum):
@@ -81,6 +81,8 @@ class Mailbox(StoredMailbox):
 
     __slots__ = (
         "committed",
+        "leaving_bytes",
+        "leaving_count",
         "lively",
         "name",
         "pending",
@@ -103,6 +105,9 @@ class Mailbox(StoredMailbox):
         self.pending_bytes = 0
         self.pending_guest = 0
         self.pending_guest_bytes = 0
+        self.leaving_count = 0
+        """What of ``stored`` its owner has acknowledged: its deletion is not committed yet."""
+        self.leaving_bytes = 0
         self.lively = False
         """Some of ``pending`` may wait for an ack before they go to the store."""
         self.readers: list[Subscription] = []
@@ -113,9 +118,17 @@ class Mailbox(StoredMailbox):
         return self.shelf < SHELVES_OF_ADDRESSES
 
     @property
+    def waiting(self) -> Pending:
+        """What its owner has not acknowledged, committed or not."""
+        return Pending(
+            max(0, self.stored.count - self.leaving_count) + len(self.pending),
+            max(0, self.stored.bytes - self.leaving_bytes) + self.pending_bytes,
+        )
+
+    @property
     def idle(self) -> bool:
         """Nothing but the store's own count is known of it: it can be forgotten."""
-        return not self.pending and not self.readers
+        return not self.pending and not self.readers and not self.leaving_count
 
 
 class Bucket:
