@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -193,6 +194,24 @@ def test_a_relay_that_another_promotion_has_fenced_promises_nothing_more_and_end
     assert closed.code == 1012
     assert relay.wait() == 1
     assert "another promotion owns the store: this relay ends" in relay.events()
+
+
+def test_a_store_that_hangs_does_not_keep_a_stopping_relay(make_relay: MakeRelay, dial: Dial) -> None:
+    config = AT_ONCE + "store.commit_timeout_s = 0.3\nstore.busy_timeout_ms = 60000\n"
+    relay = make_relay(config=config).start()
+    client = dial(relay)
+    with contextlib.closing(sqlite3.connect(relay.folder / "relay.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        client.publish(b"nobody knows yet", recipient=ALICE.address)
+        relay.wait_for("a commit takes too long: messages are refused until it ends")
+        result = client.post(b"no way in", recipient=ALICE.address)
+        assert (result["status"], result["code"]) == ("rejected", "store-unavailable")
+        assert relay.get("/readyz") == (503, b"the store does not take writes\n")
+        relay.signal(signal.SIGTERM)
+        assert farewell(client)[1].code == 1012
+        assert relay.wait() == 1
+        assert relay.events()[-1] == "the store does not close: ending without it"
+    assert dial(relay.start(), ALICE).subscribe()[1] == []
 
 
 def test_a_signal_during_the_start_stops_it_cleanly(make_relay: MakeRelay) -> None:

@@ -7,6 +7,7 @@ what can change while it runs: the log's level and form, and the TLS certificate
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,9 @@ class _Process:
         fenced = relay.fenced.is_set()
         if fenced:
             _log.error("another promotion owns the store: this relay ends")
-        await relay.stop()
+        if not await relay.stop():
+            # What is promised is synced; to wait for a thread that hangs would only keep the lease from others.
+            os._exit(1)
         return 1 if fenced else 0
 
     def _asked_to_stop(self) -> None:

@@ -12,7 +12,6 @@ import gc
 import os
 import platform
 import socket
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -21,8 +20,7 @@ import structlog
 
 import posthouse
 from posthouse.config import Config, hidden_password
-from posthouse.errors import PosthouseError
-from posthouse.server import http, listeners, memory, settings
+from posthouse.server import http, lease, listeners, memory, settings
 from posthouse.server.control import ControlSocket
 from posthouse.server.departure import Departure
 from posthouse.server.engine import Engine, wall_ms
@@ -34,35 +32,23 @@ from posthouse.server.session_log import SessionLog
 from posthouse.server.snapshot import Role, Snapshot
 from posthouse.server.tls import Certificate
 from posthouse.server.tls_connection import TlsConnection
-from posthouse.server.watch import Watch, set_clock
+from posthouse.server.watch import DiskFloor, Watch, set_clock
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.session.settings import Conditions
 from posthouse.store.interface import Store, Tally
-from posthouse.store.locks import LeaseHolder, read_lease_holder, take_lease
 from posthouse.store.opening import open_store
 from posthouse.wire.audience import audience_of
 from posthouse.wire.codes import Code
 
 ACCEPTED_A_TURN: Final = 128
 """Connections taken from one listener in one loop turn: those that are there must not wait for a crowd."""
-STORE_PATIENCE_S: Final = 10.0
-"""How long a stop waits for a store that is slow, beyond the time that a commit may take."""
+STORE_PATIENCE_S: Final = 2.0
+"""How long a stop waits for the store, beyond the time that a commit may take."""
+CLOSE_PATIENCE_S: Final = 5.0
+"""How long a stop waits for a store that hangs to close."""
 PEERS_PATIENCE_S: Final = 2.0
 """How long a stop waits for its peers' close frames."""
 _log = structlog.get_logger()
-
-
-class LeaseHeld(PosthouseError):
-    """Another process is active on this store."""
-
-    def __init__(self, path: Path, pid: int | None) -> None:
-        super().__init__(path, pid)
-        self.path = path
-        self.pid = pid
-
-    def __str__(self) -> str:
-        by = f"process {self.pid}" if self.pid else "another process"
-        return f"{self.path} is in use: {by} serves it"
 
 
 class Relay:
@@ -140,7 +126,10 @@ class Relay:
 
     async def _start_broker(self) -> None:
         config = self._config
-        self._take_lease()
+        held = lease.take(config)
+        if held is not None:
+            self._open.callback(held.release)
+            self._lease_kind = "file"
         self._store = open_store(config.store.url, config.store.busy_timeout_ms)
         engine = Engine(
             self._store,
@@ -160,20 +149,6 @@ class Relay:
             store=hidden_password(config.store.url),
             lease=self._lease_kind,
         )
-
-    def _take_lease(self) -> None:
-        config = self._config
-        path = config.sqlite_path
-        if path is None or config.lease.kind == "none":
-            return
-        control = config.control_socket_path
-        holder = LeaseHolder(os.getpid(), time.time(), str(control.absolute()) if control else None)
-        lease = take_lease(path, holder)
-        if lease is None:
-            other = read_lease_holder(path)
-            raise LeaseHeld(path, other.pid if other else None)
-        self._open.callback(lease.release)
-        self._lease_kind = "file"
 
     def _bind(self, address: str) -> list[socket.socket]:
         sockets = listeners.bind(address, backlog=self._config.server.backlog)
@@ -217,12 +192,15 @@ class Relay:
             self._open.push_async_callback(control.close)
 
     def _start_watch(self) -> None:
+        config = self._config
+        path = config.sqlite_path
         watch = Watch(
             self._front,
             self._conditions,
             self._watermark,
+            DiskFloor(path.absolute().parent if path else None, config.store.min_free_bytes),
             self._certificate,
-            self._config.server.tls_reload_s,
+            config.server.tls_reload_s,
         )
         watch.look()
         self._open.callback(asyncio.create_task(watch.run(), name="watch").cancel)
@@ -291,8 +269,11 @@ class Relay:
         if self._departure is not None:
             self._departure.hurry()
 
-    async def stop(self) -> None:
-        """Answer everything, send the clients away, and let go of the store."""
+    async def stop(self) -> bool:
+        """Answer everything, send the clients away, and let go of the store.
+
+        False if the store hangs: then its thread is still there, and only the end of the process ends it.
+        """
         config = self._config
         self._become("draining")
         _log.info("stopping", connections=self._front.count, drain_s=config.server.drain_s)
@@ -310,11 +291,18 @@ class Relay:
         )
         if self.fenced.is_set():
             departure.hurry()
-        await departure.settle()
+        answered = await departure.settle()
         await departure.send_away()
         await departure.wait_until_gone(PEERS_PATIENCE_S)
-        # Acks that came while they left.
-        await departure.settle()
+        if answered:
+            # Acks that came while they left.
+            await departure.settle()
         self._become("stopped")
-        await self._open.aclose()
+        try:
+            async with asyncio.timeout(CLOSE_PATIENCE_S):
+                await self._open.aclose()
+        except TimeoutError:
+            _log.error("the store does not close: ending without it")
+            return False
         _log.info("stopped")
+        return True

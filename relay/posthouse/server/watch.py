@@ -1,8 +1,14 @@
-"""What is looked at every second while the relay runs: the wall clock, memory, and the certificate's files."""
+"""What is looked at every second while the relay runs: wall clock, memory, free disk space, the certificate's files.
+
+What it sees decides whether publishes are refused before they reach the broker; acks and deliveries always go on, and
+they are what makes room again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -16,12 +22,37 @@ from posthouse.wire.codes import Code
 
 LOOK_S: Final = 1.0
 OVERLOAD_RETRY_MS: Final = 2000
+DISK_RETRY_MS: Final = 30_000
 _log = structlog.get_logger()
 
 
 def set_clock(conditions: Conditions) -> None:
     """Tell the sessions how far the wall clock is from the clock that runs through suspend."""
     conditions.wall_offset_ms = wall_ms() - int(boot_s() * 1000)
+
+
+class DiskFloor:
+    """Says whether the store's disk has too little free space for new messages."""
+
+    def __init__(self, folder: Path | None, min_free_bytes: int) -> None:
+        """``folder``: None for a store without a disk."""
+        self.reached = False
+        self.free_bytes = 0
+        """At the last look."""
+        self._folder = folder
+        self._min_free_bytes = min_free_bytes
+
+    def look(self) -> bool:
+        """Measure; True if ``reached`` has changed."""
+        if self._folder is None:
+            return False
+        try:
+            found = os.statvfs(self._folder)
+        except OSError:
+            return False  # the store itself will say what is wrong
+        self.free_bytes = found.f_bavail * found.f_frsize
+        before, self.reached = self.reached, self.free_bytes < self._min_free_bytes
+        return self.reached != before
 
 
 class Watch:
@@ -32,12 +63,14 @@ class Watch:
         front: Front,
         conditions: Conditions,
         watermark: MemoryWatermark,
+        floor: DiskFloor,
         certificate: Certificate | None,
         tls_reload_s: float,
     ) -> None:
         self._front = front
         self._conditions = conditions
         self._watermark = watermark
+        self._floor = floor
         self._certificate = certificate
         self._tls_reload_s = tls_reload_s
 
@@ -46,6 +79,7 @@ class Watch:
         certificate_due_s = boot_s() + self._tls_reload_s
         pause_s = min(LOOK_S, self._tls_reload_s) if self._certificate is not None else LOOK_S
         while True:
+            await asyncio.sleep(pause_s)
             try:
                 self.look()
                 if self._certificate is not None and boot_s() >= certificate_due_s:
@@ -53,25 +87,33 @@ class Watch:
                     self._certificate.reload_if_changed()
             except Exception:
                 _log.exception("looking after the process failed")
-            await asyncio.sleep(pause_s)
 
     def look(self) -> None:
-        """Look at clock and memory."""
+        """Look at clock, memory and disk."""
         set_clock(self._conditions)
-        watermark = self._watermark
-        if watermark.look():
-            self._tell()
-        if watermark.exceeded:
+        if self._watermark.look():
+            self._front.overloaded = self._watermark.exceeded
+            self._tell_memory()
+        if self._floor.look():
+            self._tell_disk()
+        self._decide()
+        if self._watermark.exceeded:
             give_back()
 
-    def _tell(self) -> None:
-        watermark, conditions = self._watermark, self._conditions
-        self._front.overloaded = watermark.exceeded
+    def _decide(self) -> None:
+        conditions = self._conditions
+        if conditions.refuse is Code.DRAINING:
+            return
+        if self._watermark.exceeded:
+            conditions.refuse, conditions.refuse_retry_ms = Code.RATE_LIMITED, OVERLOAD_RETRY_MS
+        elif self._floor.reached:
+            conditions.refuse, conditions.refuse_retry_ms = Code.STORE_UNAVAILABLE, DISK_RETRY_MS
+        else:
+            conditions.refuse = conditions.refuse_retry_ms = None
+
+    def _tell_memory(self) -> None:
+        watermark = self._watermark
         if watermark.exceeded:
-            # A relay that is stopping has said its reason already.
-            if conditions.refuse is None:
-                conditions.refuse = Code.RATE_LIMITED
-                conditions.refuse_retry_ms = OVERLOAD_RETRY_MS
             _log.warning(
                 "memory above the watermark: nothing new is taken",
                 used_bytes=watermark.used_bytes,
@@ -79,6 +121,12 @@ class Watch:
                 connections=self._front.count,
             )
         else:
-            if conditions.refuse is Code.RATE_LIMITED:
-                conditions.refuse = conditions.refuse_retry_ms = None
             _log.info("memory below the watermark again", used_bytes=watermark.used_bytes)
+
+    def _tell_disk(self) -> None:
+        if self._floor.reached:
+            _log.error(
+                "the disk is nearly full: no new messages are taken", free_bytes=self._floor.free_bytes
+            )
+        else:
+            _log.warning("the disk has room for messages again", free_bytes=self._floor.free_bytes)
