@@ -13,7 +13,7 @@ Source: docs/architecture.md, "Publish" and "Commit".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import attrgetter
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from posthouse.broker.directory import Directory
 from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, Mailbox, Sender
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
-from posthouse.store.interface import Batch, Committed, Gone, MailboxNo, Mark, Tally
+from posthouse.store.interface import Batch, Committed, MailboxNo, Mark, Tally
 
 BY_SEQ = attrgetter("seq")
 RETRY_MS = 1000
@@ -64,8 +64,6 @@ class Ledger:
         self.stalled = False
         self.total = total
         self.reserved = first_seq
-        self.on_gone: Callable[[Gone], None] = lambda gone: None
-        self.on_left: Callable[[Batch], None] = lambda batch: None
         self._settings = settings
         self._directory = directory
         self._results = results
@@ -276,14 +274,15 @@ class Ledger:
             else:
                 stored(entry)
         self._settle(outcome, batch)
-        self.on_left(batch)
         for confirmation in self._confirming:
             self._results.confirm(
                 confirmation.sender, confirmation.ref, confirmation.id, confirmation.state, confirmation.size
             )
         self._confirming = []
         for gone in outcome.gone:
-            self.on_gone(gone)
+            if gone.mailbox not in batch.purges:
+                counters.expired += 1
+            self._results.is_gone(gone)
         return touched
 
     def _settle(self, outcome: Committed, batch: Batch) -> None:
