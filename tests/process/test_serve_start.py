@@ -1,6 +1,7 @@
 """`posthouse serve` starts, or ends with exit code 1 and one line that says what is in the way."""
 
 import json
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,17 @@ def test_it_listens_on_ipv6(make_relay: MakeRelay) -> None:
         assert "cannot listen on [::1]" in refusal(relay)
         return
     assert relay.start().wait_for("listening")["address"] == f"[::1]:{relay.port}"
+
+
+def test_a_crowd_that_connects_while_it_is_busy_waits_instead_of_failing(relay: RelayProcess) -> None:
+    relay.signal(signal.SIGSTOP)
+    crowd = []
+    try:
+        for _ in range(500):
+            crowd.append(socket.create_connection(("127.0.0.1", relay.port), 5))
+            crowd[-1].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    finally:
+        relay.signal(signal.SIGCONT)
+    for peer in crowd:
+        with peer:
+            assert peer.recv(12) == b"HTTP/1.1 200"

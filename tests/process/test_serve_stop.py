@@ -93,6 +93,21 @@ def test_a_message_that_waits_for_its_reader_has_its_result_before_the_end(
     assert relay.wait() == 0
 
 
+def test_an_ack_that_waits_for_its_commit_is_committed_before_the_end(
+    make_relay: MakeRelay, dial: Dial
+) -> None:
+    relay = make_relay(config=AT_ONCE + "commit.tick_ms = 1000\n").start()
+    reader, sender = dial(relay, ALICE), dial(relay)
+    sender.post(b"once", recipient=ALICE.address)
+    (message,) = reader.subscribe()[1]
+    reader.ack(message["id"])
+    reader.settle()
+    reader.close()
+    sender.close()
+    assert relay.stop() == 0
+    assert dial(relay.start(), ALICE).subscribe()[1] == []
+
+
 class Stream:
     """A sender that publishes until it is sent away, in a thread of its own."""
 

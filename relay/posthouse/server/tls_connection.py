@@ -154,7 +154,6 @@ class TlsConnection(asyncio.BufferedProtocol):
                     break
                 if count == 0:  # the peer's last word
                     self._deliver(filled)
-                    self._connection.eof_received()
                     self.close()
                     return
                 filled += count
