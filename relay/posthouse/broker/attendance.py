@@ -8,6 +8,7 @@ from posthouse.broker.directory import Directory, Read
 from posthouse.broker.records import Bucket, Mailbox
 from posthouse.exchange import Attend
 from posthouse.store.interface import Reader, Source, Waiting
+from posthouse.wire.messages import Pending
 
 
 class Found:
@@ -64,7 +65,7 @@ class Attendance:
     def _ask_buckets(self) -> None:
         # Held until the answer: otherwise their mailboxes, whose numbers the question names, could be forgotten.
         buckets = [self._directory.bucket(home) for home in self._found.homes]
-        sources = [source_of(bucket, self._request.reader) for bucket in buckets]
+        sources = disjoint([(bucket, self._request.reader) for bucket in buckets])
         newest = self._request.newest or 0
 
         def ask(reader: Reader) -> list[Waiting]:
@@ -80,6 +81,29 @@ class Attendance:
                 self._directory.left(bucket)
 
         self._reads.append(Read(ask, answered))
+
+
+def disjoint(places: list[tuple[Bucket, str | None]]) -> list[Source]:
+    """What to ask for so that a message which several of these buckets cover is counted once."""
+    counted: set[int] = set()
+    sources = []
+    for bucket, reader in places:
+        shelves = tuple(shelf for shelf in bucket.shelves if shelf not in counted)
+        counted.update(shelves)
+        sources.append(Source(shelves, None, bucket.key, reader))
+    return sources
+
+
+def total(boxes: list[Mailbox], buckets: list[Bucket], waiting: list[Waiting]) -> Pending:
+    """What waits in some mailboxes and buckets together; a mailbox that a bucket covers is counted with it."""
+    covered = {shelf for bucket in buckets for shelf in bucket.shelves}
+    parts: list[Pending | Waiting] = list(waiting)
+    for box in boxes:
+        own = box.waiting
+        if box.shelf in covered:
+            own = Pending(own.count - box.stored.count, own.bytes - box.stored.bytes)
+        parts.append(own)
+    return Pending(max(0, sum(part.count for part in parts)), max(0, sum(part.bytes for part in parts)))
 
 
 def source_of(place: Mailbox | Bucket, reader: str | None) -> Source:

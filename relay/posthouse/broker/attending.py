@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
-from posthouse.broker.attendance import Attendance, Found, source_of
+from posthouse.broker.attendance import Attendance, Found, disjoint, total
 from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory, Read
 from posthouse.broker.ledger import Ledger
@@ -29,7 +29,6 @@ from posthouse.broker.records import (
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.exchange import Attend, Open, Superseded
-from posthouse.store.interface import Waiting
 from posthouse.wire.codes import RETRYABLE, Code
 from posthouse.wire.messages import Error, Pending, Status, StatusRequest, Subscribed, Unsubscribe
 
@@ -155,6 +154,7 @@ class Attending:
             subscription = session.subscriptions.get(name)
             if subscription is not None:
                 self._end(subscription)
+                self._delivery.note_caught_up(subscription)
 
     def _end(self, subscription: Subscription) -> None:
         subscription.mode = ENDED
@@ -178,22 +178,23 @@ class Attending:
         return Status(request.ref, pending, quota, self._epoch)
 
     def _tell_pending(self, session: Session, tell: Callable[[Pending], None], ref: int) -> None:
-        sources = [
-            source_of(subscription.place, subscription.reader)
+        places = [
+            (subscription.place, subscription.reader)
             for subscription in session.subscriptions.values()
             if isinstance(subscription.place, Bucket)
         ]
         own = session.own
         boxes = [own.place] if own is not None and isinstance(own.place, Mailbox) else []
-        if not sources:
-            tell(_total(boxes, []))
+        if not places:
+            tell(total(boxes, [], []))
             return
+        sources = disjoint(places)
         session.opening = True
 
         def answered(answer: object) -> None:
             if not session.closed:
                 if isinstance(answer, list):
-                    tell(_total(boxes, answer))
+                    tell(total(boxes, [bucket for bucket, _ in places], answer))
                 else:
                     _refuse(session, ref, Code.STORE_UNAVAILABLE, STORE_SILENT)
             self.done(session)
@@ -214,24 +215,19 @@ class Attending:
         """Everything is known: register, answer, and begin with the backlog."""
         boxes, waiting = found.boxes, found.waiting
         last_seq = self._delivery.last_seq
+        buckets = [self._directory.bucket(home) for home in found.homes]
         begun = [
             self._subscription(session, self._directory.current(box), None, request.live) for box in boxes
         ]
-        for home, held in zip(found.homes, waiting, strict=True):
-            subscription = self._subscription(
-                session, self._directory.bucket(home), request.reader, request.live
-            )
+        for bucket, held in zip(buckets, waiting, strict=True):
+            subscription = self._subscription(session, bucket, request.reader, request.live)
             if request.newest is not None and held.newest_from:
                 subscription.position = max(subscription.position, held.newest_from - 1)
             begun.append(subscription)
-        session.emit(Subscribed(request.ref, _total(boxes, waiting)))
+        session.emit(Subscribed(request.ref, total(boxes, buckets, waiting)))
         catchup = Catchup(request.ref, len(begun))
         for subscription in begun:
-            if (
-                subscription.catchup is not None
-            ):  # asked for again before it was caught up: the later answer counts
-                subscription.catchup.waiting -= 1
-            subscription.catchup = catchup
+            subscription.catchups = (*subscription.catchups, catchup)
             subscription.target = last_seq
         for subscription in begun:
             if subscription.mode is BACKLOG:
@@ -255,11 +251,6 @@ class Attending:
         if isinstance(place, Mailbox):
             session.own = subscription
         return subscription
-
-
-def _total(boxes: list[Mailbox], waiting: list[Waiting]) -> Pending:
-    parts: list[Pending | Waiting] = [*(box.waiting for box in boxes), *waiting]
-    return Pending(sum(part.count for part in parts), sum(part.bytes for part in parts))
 
 
 def _refuse(session: Session, ref: int, code: Code, detail: str) -> None:

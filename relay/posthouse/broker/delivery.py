@@ -375,15 +375,13 @@ class Delivery:
 
     def note_caught_up(self, subscription: Subscription) -> None:
         """Say ``caught_up`` if this was the last subscription that its request waits for."""
-        catchup = subscription.catchup
-        if catchup is None:
-            return
         if subscription.mode is BACKLOG and subscription.position < subscription.target:
             return
-        subscription.catchup = None
-        catchup.waiting -= 1
-        if not catchup.waiting:
-            subscription.session.emit(CaughtUp(catchup.ref))
+        catchups, subscription.catchups = subscription.catchups, ()
+        for catchup in catchups:
+            catchup.waiting -= 1
+            if not catchup.waiting:
+                subscription.session.emit(CaughtUp(catchup.ref))
 
 
 def _fall_back(subscription: Subscription, position: int) -> None:

@@ -175,7 +175,7 @@ class Subscription:
     """One session reads one mailbox as its owner, or one bucket under a reader name."""
 
     __slots__ = (
-        "catchup",
+        "catchups",
         "live",
         "mode",
         "newest_from",
@@ -199,7 +199,8 @@ class Subscription:
         """In mode BACKLOG: everything up to this ``seq`` has been sent or needs no sending."""
         self.target = 0
         self.reading = False
-        self.catchup: Catchup | None = None
+        self.catchups: tuple[Catchup, ...] = ()
+        """Requests that wait for its backlog."""
 
 
 class Sender:
