@@ -92,7 +92,7 @@ def test_what_is_stored_survives_kill_9(own_relay: RelayOf, dial: Dial, key: Key
 def test_sequence_numbers_rise_across_epochs(own_relay: RelayOf, dial: Dial, key: KeyOf):
     relay = own_relay(LONG_TICK)
     highest = 0
-    for start in range(3):
+    for start in range(2):
         reader, sender = dial(relay, key("reader")), dial(relay)
         reader.subscribe()
         # One that never touches the store, and one that does.
