@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from typing import assert_never
 
+from posthouse.broker.backlog import Backlog
 from posthouse.broker.counters import Counters
 from posthouse.broker.delivery import Delivery
 from posthouse.broker.ledger import Ledger
@@ -18,6 +19,7 @@ from posthouse.broker.recent import Recent
 from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Bucket, Entry, Loan, Session
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
+from posthouse.identity import BucketKey
 from posthouse.store.interface import Gone, Mark
 from posthouse.wire.messages import Nack
 
@@ -31,6 +33,7 @@ class Acks:
         self,
         settings: BrokerSettings,
         delivery: Delivery,
+        backlog: Backlog,
         ledger: Ledger,
         results: Results,
         recent: Recent,
@@ -39,13 +42,15 @@ class Acks:
         self.now = 0.0
         self._settings = settings
         self._delivery = delivery
-        self._departures = delivery.departures
+        self._backlog = backlog
         self._ledger = ledger
         self._results = results
         self._recent = recent
         self._counters = counters
         self._busy: list[tuple[float, int, Session, str]] = []
         self._busy_number = 0
+        self._gone_busy = 0
+        """How many of ``_busy`` are of sessions that have ended."""
 
     def ack(self, session: Session, ids: list[str]) -> None:
         """The session has processed these messages. Ids that it was not sent are passed over."""
@@ -68,7 +73,7 @@ class Acks:
                     loan = loan.more
         self._counters.elided += elided
         self._counters.acked += elided
-        self._delivery.pump_session(session)
+        self._backlog.pump_session(session)
 
     def _acked(self, entry: Entry) -> None:
         """An ack of a message that is, or is about to be, in the store."""
@@ -81,16 +86,12 @@ class Acks:
         pending = box.pending.get(entry.id)
         if pending is not None:
             self._results.leave(pending)
+        self._delete(entry)
         if state is COMMITTING:
-            self._delete(entry)
             self._results.delivered(entry)
             return
         entry.state = DONE
-        for reader in box.readers:  # other sessions of the key that were sent it from the store
-            other = reader.session.out.get(entry.id)
-            if other is not None and other.seq == entry.seq:
-                other.state = DONE
-        self._delete(entry)
+        self._delivery.settle(box, entry.id, entry.seq)
         self._results.was_delivered(entry.seq)
         if pending is not None:
             if pending.state is COMMITTING:
@@ -98,25 +99,21 @@ class Acks:
             self._results.duplicate_of_delivered(pending)
 
     def _delete(self, entry: Entry) -> None:
-        if entry.seq not in self._departures.seqs:
-            self._departures.seqs.add(entry.seq)
-            self._ledger.delete(entry)
+        self._ledger.delete(entry)
         self._delivery.attempts.forget(entry.box.name, entry.seq)
 
     def _mark(self, session: Session, loan: Loan) -> None:
-        """Mark it for every bucket of the session that covers it: it was sent once for all of them."""
+        """Mark it for the bucket by which it came and every other one of the session that covers it."""
+        if loan.reader is not None:
+            self._mark_for(loan, loan.bucket, loan.reader)
         for subscription in session.subscriptions.values():
-            place = subscription.place
-            if not isinstance(place, Bucket) or loan.shelf not in place.shelves:
-                continue
-            reader = subscription.reader
-            if reader is None:
-                continue
+            place, reader = subscription.place, subscription.reader
+            if reader is not None and isinstance(place, Bucket) and loan.shelf in place.shelves:
+                self._mark_for(loan, place.key, reader)
+
+    def _mark_for(self, loan: Loan, bucket: BucketKey, reader: str) -> None:
+        if self._ledger.mark(Mark(loan.seq, bucket, reader)):
             self._counters.marked += 1
-            mark = Mark(loan.seq, place.key, reader)
-            if mark not in self._departures.marks:
-                self._departures.marks.add(mark)
-                self._ledger.marks.append(mark)
             self._delivery.attempts.forget(reader, loan.seq)
 
     def nack(self, session: Session, nack: Nack) -> None:
@@ -137,9 +134,14 @@ class Acks:
                     self._not_mine(session, message)
                 case _:
                     assert_never(nack.code)
-        self._delivery.pump_session(session)
+        self._backlog.pump_session(session)
 
     def _put_off(self, session: Session, message: str, retry_after_ms: int | None) -> None:
+        if session.put_off is None:
+            session.put_off = set()
+        elif message in session.put_off:
+            return  # the first delay counts
+        session.put_off.add(message)
         delay_ms = self._settings.busy_retry_ms if retry_after_ms is None else retry_after_ms
         self._busy_number += 1
         heapq.heappush(self._busy, (self.now + delay_ms / 1000, self._busy_number, session, message))
@@ -152,26 +154,44 @@ class Acks:
             loan = loan.more
 
     def _undecryptable(self, entry: Entry) -> None:
-        if entry.state is DONE:
+        state = entry.state
+        if state is DONE:
             return
-        if entry.state is PENDING:
-            self._results.leave(entry)
-            self._results.undeliverable(entry, UNDECRYPTABLE)
-            return
-        state, entry.state = entry.state, DONE
-        self._delete(entry)
-        if state is COMMITTING:
-            self._results.leave(entry)
-            self._results.undeliverable(entry, UNDECRYPTABLE)
-        elif state is STORED:
+        pending = entry.box.pending.get(entry.id)
+        if pending is not None:
+            if pending.state is COMMITTING:
+                self._delete(pending)
+            self._results.leave(pending)
+            self._results.undeliverable(pending, UNDECRYPTABLE)
+        entry.state = DONE
+        if state is STORED:
+            self._delete(entry)
+            self._delivery.settle(entry.box, entry.id, entry.seq)
             self._results.is_gone(Gone(entry.seq, entry.id, entry.box.no))
+
+    # --- time
 
     def tick(self, now: float) -> None:
         """Offer again what was put off until now."""
         while self._busy and self._busy[0][0] <= now:
             _, _, session, message = heapq.heappop(self._busy)
-            if not session.closed:
-                self._delivery.send_again(session, message)
+            if session.closed:
+                self._gone_busy -= 1
+                continue
+            if session.put_off is not None:
+                session.put_off.discard(message)
+            self._backlog.send_again(session, message)
+
+    def forget(self, session: Session) -> None:
+        """The session has ended: nothing is offered to it again."""
+        if not session.put_off:
+            return
+        self._gone_busy += len(session.put_off)
+        session.put_off = None
+        if self._gone_busy * 2 > len(self._busy):
+            self._busy = [offer for offer in self._busy if not offer[2].closed]
+            heapq.heapify(self._busy)
+            self._gone_busy = 0
 
     @property
     def next_deadline(self) -> float | None:

@@ -1,4 +1,4 @@
-"""One ``subscribe`` under way: loads its mailboxes and asks what waits in its buckets."""
+"""What a session asks the store about its places: the mailboxes of a ``subscribe`` under way, and what waits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from posthouse.exchange import Attend
 from posthouse.store.interface import Reader, Source, Waiting
 from posthouse.wire.messages import Pending
 
+Place = tuple[Bucket, str | None]
+"""A bucket and under which reader name it is read."""
+
 
 class Found:
-    """All that a ``subscribe`` needs to know. ``waiting`` is what waits in the bucket of each of ``homes``."""
+    """All that a ``subscribe`` needs to know; the buckets are held until it is done."""
 
-    __slots__ = ("boxes", "homes", "waiting")
+    __slots__ = ("boxes", "buckets", "pending", "waiting")
 
     def __init__(self) -> None:
         self.boxes: list[Mailbox] = []
-        self.homes: list[Mailbox] = []
+        self.buckets: list[Bucket] = []
         self.waiting: list[Waiting] = []
+        """What waits in each bucket."""
+        self.pending = Pending(0, 0)
 
 
 class Attendance:
@@ -38,72 +43,103 @@ class Attendance:
 
     def begin(self) -> None:
         """Load every mailbox that is not in memory."""
-        names: list[tuple[str, bool]] = [
-            (address, False) for address in dict.fromkeys(self._request.addresses)
-        ]
-        names += [(bucket, True) for bucket in dict.fromkeys(self._request.buckets)]
-        self._missing = len(names)
-        for name, is_bucket in names:
-            into = self._found.homes if is_bucket else self._found.boxes
-            self._directory.load(name, is_bucket, lambda found, into=into: self._loaded(found, into))  # type: ignore[misc]
+        addresses = list(dict.fromkeys(self._request.addresses))
+        buckets = list(dict.fromkeys(self._request.buckets))
+        self._missing = len(addresses) + len(buckets)
+        for address in addresses:
+            self._directory.load(address, False, self._mailbox)
+        for bucket in buckets:
+            self._directory.load(bucket, True, self._home)
 
-    def _loaded(self, found: object, into: list[Mailbox]) -> None:
+    def _mailbox(self, found: object) -> None:
+        # It stays in memory without a hold: the session of its owner is open.
         if isinstance(found, Mailbox):
-            into.append(found)
-        else:
+            self._found.boxes.append(found)
+        self._loaded(found)
+
+    def _home(self, found: object) -> None:
+        if isinstance(found, Mailbox):
+            self._found.buckets.append(self._directory.hold(found))
+        self._loaded(found)
+
+    def _loaded(self, found: object) -> None:
+        if not isinstance(found, Mailbox):
             self._failed = True
         self._missing -= 1
         if self._missing:
             return
         if self._failed:
-            self._done(None)
-        elif self._found.homes:
-            self._ask_buckets()
-        else:
-            self._done(self._found)
+            self._end(None)
+            return
+        found_all = self._found
+        reader = self._request.reader
+        places = [(bucket, reader) for bucket in found_all.buckets]
+        own = found_all.boxes[0] if found_all.boxes else None
+        count_waiting(self._reads, places, own, self._request.newest or 0, self._counted)
 
-    def _ask_buckets(self) -> None:
-        # Held until the answer: otherwise their mailboxes, whose numbers the question names, could be forgotten.
-        buckets = [self._directory.bucket(home) for home in self._found.homes]
-        sources = disjoint([(bucket, self._request.reader) for bucket in buckets])
-        newest = self._request.newest or 0
+    def _counted(self, pending: Pending | None, waiting: list[Waiting]) -> None:
+        self._found.waiting = waiting
+        if pending is not None:
+            self._found.pending = pending
+        self._end(self._found if pending is not None else None)
 
-        def ask(reader: Reader) -> list[Waiting]:
-            return [reader.waiting(source, newest) for source in sources]
-
-        def answered(answer: object) -> None:
-            if isinstance(answer, list):
-                self._found.waiting = answer
-                self._done(self._found)
-            else:
-                self._done(None)
-            for bucket in buckets:
-                self._directory.left(bucket)
-
-        self._reads.append(Read(ask, answered))
+    def _end(self, found: Found | None) -> None:
+        self._done(found)
+        for bucket in self._found.buckets:
+            self._directory.release(bucket)
 
 
-def disjoint(places: list[tuple[Bucket, str | None]]) -> list[Source]:
-    """What to ask for so that a message which several of these buckets cover is counted once."""
-    counted: set[int] = set()
-    sources = []
-    for bucket, reader in places:
-        shelves = tuple(shelf for shelf in bucket.shelves if shelf not in counted)
-        counted.update(shelves)
-        sources.append(Source(shelves, None, bucket.key, reader))
-    return sources
+def count_waiting(
+    reads: list[Read],
+    places: list[Place],
+    own: Mailbox | None,
+    newest: int,
+    tell: Callable[[Pending | None, list[Waiting]], None],
+) -> None:
+    """Tell what waits in a mailbox and some buckets, each message counted once, and what waits in each bucket.
+
+    None if the store does not answer. Where two buckets overlap, what the second has marked of it and the
+    first has not is counted: the numbers are for people and progress bars.
+    """
+    if not places:
+        tell(_total(own, [], []), [])
+        return
+    sources = [source_of(bucket, reader) for bucket, reader in places]
+    overlaps: list[Source] = []
+    seen: set[int] = set()
+    for bucket, _ in places:
+        twice = seen.intersection(bucket.shelves)
+        if twice:
+            overlaps.append(Source(tuple(sorted(twice))))
+        seen.update(bucket.shelves)
+
+    def ask(reader: Reader) -> tuple[list[Waiting], list[Waiting]]:
+        return (
+            [reader.waiting(source, newest) for source in sources],
+            [reader.waiting(source, 0) for source in overlaps],
+        )
+
+    def answered(answer: object) -> None:
+        if not isinstance(answer, tuple):
+            tell(None, [])
+            return
+        waiting, twice = answer
+        if own is not None and own.shelf in seen:
+            stored = own.stored  # what it has acknowledged is not gone there yet
+            twice.append(Waiting(stored.count, stored.bytes, 0))
+        tell(_total(own, waiting, twice), waiting)
+
+    reads.append(Read(ask, answered))
 
 
-def total(boxes: list[Mailbox], buckets: list[Bucket], waiting: list[Waiting]) -> Pending:
-    """What waits in some mailboxes and buckets together; a mailbox that a bucket covers is counted with it."""
-    covered = {shelf for bucket in buckets for shelf in bucket.shelves}
-    parts: list[Pending | Waiting] = list(waiting)
-    for box in boxes:
-        own = box.waiting
-        if box.shelf in covered:
-            own = Pending(own.count - box.stored.count, own.bytes - box.stored.bytes)
-        parts.append(own)
-    return Pending(max(0, sum(part.count for part in parts)), max(0, sum(part.bytes for part in parts)))
+def _total(own: Mailbox | None, waiting: list[Waiting], twice: list[Waiting]) -> Pending:
+    mine = own.waiting if own is not None else Pending(0, 0)
+    count = sum(held.count for held in waiting) - sum(held.count for held in twice)
+    size = sum(held.bytes for held in waiting) - sum(held.bytes for held in twice)
+    return Pending(
+        max(0, count) + mine.count,
+        max(0, size) + mine.bytes,
+    )
 
 
 def source_of(place: Mailbox | Bucket, reader: str | None) -> Source:

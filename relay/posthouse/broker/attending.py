@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
-from posthouse.broker.attendance import Attendance, Found, disjoint, total
+from posthouse.broker.attendance import Attendance, Found, count_waiting
+from posthouse.broker.backlog import Backlog
 from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory, Read
 from posthouse.broker.ledger import Ledger
 from posthouse.broker.records import (
     BACKLOG,
+    DONE,
     ENDED,
     LIVE,
     Bucket,
@@ -29,10 +31,13 @@ from posthouse.broker.records import (
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.exchange import Attend, Open, Superseded
+from posthouse.store.interface import Waiting
 from posthouse.wire.codes import RETRYABLE, Code
 from posthouse.wire.messages import Error, Pending, Status, StatusRequest, Subscribed, Unsubscribe
 
 MAX_QUEUED_REQUESTS = 256
+MAX_CATCHUPS = 64
+TOO_MANY_REQUESTS = "too many requests at once"
 STORE_SILENT = "the store does not answer at the moment"
 Request = Attend | Unsubscribe | StatusRequest
 
@@ -45,6 +50,7 @@ class Attending:
         settings: BrokerSettings,
         directory: Directory,
         delivery: Delivery,
+        backlog: Backlog,
         ledger: Ledger,
         results: Results,
         reads: list[Read],
@@ -53,11 +59,11 @@ class Attending:
         self._settings = settings
         self._directory = directory
         self._delivery = delivery
+        self._backlog = backlog
         self._ledger = ledger
         self._results = results
         self._reads = reads
         self._epoch = epoch
-        self._of_key: dict[str, list[Session]] = {}
 
     # --- sessions
 
@@ -67,40 +73,39 @@ class Attending:
         port.sessions[number] = session
         if opened.address is None:
             return
-        siblings = self._of_key.setdefault(opened.address, [])
+        siblings = self._directory.sessions.setdefault(opened.address, [])
         siblings.append(session)
-        if len(siblings) > self._settings.connections_per_key:
-            siblings.pop(0).emit(Superseded())
+        staying = [sibling for sibling in siblings if not sibling.superseded]
+        if len(staying) > self._settings.connections_per_key:
+            staying[0].superseded = True
+            staying[0].emit(Superseded())
 
     def close(self, session: Session) -> None:
         """A session has ended: what it has not acknowledged is offered elsewhere."""
         session.closed = True
         del session.port.sessions[session.number]
-        if session.address is not None:
-            siblings = self._of_key.get(session.address, [])
-            if session in siblings:
-                siblings.remove(session)
-            if not siblings:
-                self._of_key.pop(session.address, None)
+        self._note_attempts(session)
         for subscription in list(session.subscriptions.values()):
-            self._note_attempts(subscription)
             self._end(subscription)
+        if session.address is not None:
+            siblings = self._directory.sessions[session.address]
+            siblings.remove(session)
+            if not siblings:
+                del self._directory.sessions[session.address]
         session.queue = None
         session.out.clear()
         session.lent.clear()
         if session.sender is not None:
             self._results.forget(session.sender)
 
-    def _note_attempts(self, subscription: Subscription) -> None:
-        session, place = subscription.session, subscription.place
-        attempts = self._delivery.attempts
-        if isinstance(place, Mailbox):
-            for entry in session.out.values():
-                attempts.note(place.name, entry.seq, entry.deliveries)
-        elif subscription.reader is not None:
-            for loan in session.lent.values():
-                if loan.shelf in place.shelves:
-                    attempts.note(subscription.reader, loan.seq, loan.deliveries)
+    def _note_attempts(self, session: Session) -> None:
+        note = self._delivery.attempts.note
+        for entry in session.out.values():
+            if entry.state is not DONE:
+                note(entry.box.name, entry.seq, entry.deliveries)
+        for loan in session.lent.values():
+            if loan.reader is not None:
+                note(loan.reader, loan.seq, loan.deliveries)
 
     # --- requests
 
@@ -113,7 +118,7 @@ class Attending:
         elif len(session.queue) < MAX_QUEUED_REQUESTS:
             session.queue.append(request)
         else:
-            _refuse(session, request.ref, Code.RATE_LIMITED, "too many requests at once")
+            _refuse(session, request.ref, Code.RATE_LIMITED, TOO_MANY_REQUESTS)
 
     def _take(self, session: Session, request: Request) -> None:
         match request:
@@ -142,8 +147,12 @@ class Attending:
     def done(self, session: Session) -> None:
         """The open request has been answered: go on with the next."""
         session.opening = False
+        if session.draining:
+            return  # one that was answered at once: the loop below goes on
+        session.draining = True
         while session.queue and not session.opening and not session.closed:
             self._take(session, session.queue.pop(0))
+        session.draining = False
 
     def _unsubscribe(self, session: Session, request: Unsubscribe) -> None:
         if not request.addresses and not request.buckets:
@@ -154,11 +163,12 @@ class Attending:
             subscription = session.subscriptions.get(name)
             if subscription is not None:
                 self._end(subscription)
-                self._delivery.note_caught_up(subscription)
 
     def _end(self, subscription: Subscription) -> None:
         subscription.mode = ENDED
         session, place = subscription.session, subscription.place
+        if not session.closed:
+            self._backlog.note_caught_up(subscription)
         del session.subscriptions[place.name if isinstance(place, Mailbox) else place.key]
         place.readers.remove(subscription)
         if isinstance(place, Bucket):
@@ -184,63 +194,60 @@ class Attending:
             if isinstance(subscription.place, Bucket)
         ]
         own = session.own
-        boxes = [own.place] if own is not None and isinstance(own.place, Mailbox) else []
-        if not places:
-            tell(total(boxes, [], []))
-            return
-        sources = disjoint(places)
         session.opening = True
 
-        def answered(answer: object) -> None:
+        def counted(pending: Pending | None, _: list[Waiting]) -> None:
             if not session.closed:
-                if isinstance(answer, list):
-                    tell(total(boxes, [bucket for bucket, _ in places], answer))
+                if pending is not None:
+                    tell(pending)
                 else:
                     _refuse(session, ref, Code.STORE_UNAVAILABLE, STORE_SILENT)
             self.done(session)
 
-        self._reads.append(Read(lambda reader: [reader.waiting(source, 0) for source in sources], answered))
+        mailbox = own.place if own is not None and isinstance(own.place, Mailbox) else None
+        count_waiting(self._reads, places, mailbox, 0, counted)
 
     # --- subscribing
 
     def _attended(self, session: Session, request: Attend, found: Found | None) -> None:
         if not session.closed:
-            if found is not None:
-                self._start(session, request, found)
-            else:
+            if found is None:
                 _refuse(session, request.ref, Code.STORE_UNAVAILABLE, STORE_SILENT)
+            elif _too_many(session, found):
+                _refuse(session, request.ref, Code.RATE_LIMITED, TOO_MANY_REQUESTS)
+            else:
+                self._start(session, request, found)
         self.done(session)
 
     def _start(self, session: Session, request: Attend, found: Found) -> None:
         """Everything is known: register, answer, and begin with the backlog."""
-        boxes, waiting = found.boxes, found.waiting
-        last_seq = self._delivery.last_seq
-        buckets = [self._directory.bucket(home) for home in found.homes]
-        begun = [
-            self._subscription(session, self._directory.current(box), None, request.live) for box in boxes
-        ]
-        for bucket, held in zip(buckets, waiting, strict=True):
+        begun = [self._subscription(session, box, None, request.live) for box in found.boxes]
+        for bucket, held in zip(found.buckets, found.waiting, strict=True):
             subscription = self._subscription(session, bucket, request.reader, request.live)
             if request.newest is not None and held.newest_from:
                 subscription.position = max(subscription.position, held.newest_from - 1)
             begun.append(subscription)
-        session.emit(Subscribed(request.ref, total(boxes, buckets, waiting)))
-        catchup = Catchup(request.ref, len(begun))
+        session.emit(Subscribed(request.ref, found.pending))
+        catchup = Catchup(request.ref, self._delivery.last_seq, len(begun))
         for subscription in begun:
-            subscription.catchups = (*subscription.catchups, catchup)
-            subscription.target = last_seq
+            subscription.target = catchup.target
+            subscription.catchups = [*(subscription.catchups or ()), catchup]
+        if len(begun) > 1:
+            self._backlog.join(begun)
         for subscription in begun:
             if subscription.mode is BACKLOG:
-                self._delivery.pump(subscription)
+                self._backlog.pump(subscription)
             else:
-                self._delivery.note_caught_up(subscription)
+                self._backlog.note_caught_up(subscription)
 
     def _subscription(
         self, session: Session, place: Mailbox | Bucket, reader: str | None, live: bool
     ) -> Subscription:
         name = place.name if isinstance(place, Mailbox) else place.key
         known = session.subscriptions.get(name)
-        if known is not None:
+        if known is not None and known.reader != reader:
+            self._end(known)
+        elif known is not None:
             if known.mode is ENDED or known.live != live:
                 known.live = live
                 known.mode = BACKLOG
@@ -251,6 +258,13 @@ class Attending:
         if isinstance(place, Mailbox):
             session.own = subscription
         return subscription
+
+
+def _too_many(session: Session, found: Found) -> bool:
+    """Whether too many requests for one of these places wait for their ``caught_up`` already."""
+    names = [*(box.name for box in found.boxes), *(bucket.key for bucket in found.buckets)]
+    known = [session.subscriptions[name] for name in names if name in session.subscriptions]
+    return any(len(subscription.catchups or ()) >= MAX_CATCHUPS for subscription in known)
 
 
 def _refuse(session: Session, ref: int, code: Code, detail: str) -> None:

@@ -7,9 +7,11 @@ from typing import assert_never
 
 from posthouse.broker.acks import Acks
 from posthouse.broker.attending import Attending
+from posthouse.broker.backlog import Backlog
 from posthouse.broker.clock import StoreClock
 from posthouse.broker.counters import Counters
 from posthouse.broker.delivery import Delivery
+from posthouse.broker.departures import Departures
 from posthouse.broker.directory import Directory, Read
 from posthouse.broker.ledger import Ledger
 from posthouse.broker.publishing import Publishing
@@ -19,7 +21,7 @@ from posthouse.broker.records import Entry, Port, Session
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.exchange import Attend, Close, Command, Credit, Effect, Open
-from posthouse.store.interface import Batch, Committed, Recovered, StoreUnavailable
+from posthouse.store.interface import Batch, Committed, Gone, Recovered, StoreUnavailable
 from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscribe
 
 HOUSEKEEPING_S = 1.0
@@ -45,20 +47,22 @@ class Broker:
         self.directory = Directory(
             self.reads, recovered.next_mailbox, settings.cached_mailboxes, lambda: self._delivery.last_seq
         )
+        departures = Departures()
         self._results = Results(self.counters)
         self.ledger = Ledger(
             settings,
             self.directory,
+            departures,
             self._results,
             self.counters,
             recovered.next_seq,
             recovered.next_expiry,
             recovered.total,
         )
-        self._delivery = Delivery(
-            settings, self.directory, self.reads, self.counters, self.ledger.uncommitted
-        )
+        self.ledger.on_gone = self._gone
+        self._delivery = Delivery(settings, self.directory, departures, self.counters)
         self._delivery.last_seq = recovered.next_seq - 1
+        self._backlog = Backlog(settings, self.directory, self._delivery, self.ledger, self.reads)
         self._recent = Recent(settings.dedupe_window_s, settings.dedupe_entries)
         self._publishing = Publishing(
             settings,
@@ -71,9 +75,18 @@ class Broker:
             durable,
             recovered.next_seq,
         )
-        self._acks = Acks(settings, self._delivery, self.ledger, self._results, self._recent, self.counters)
+        self._acks = Acks(
+            settings, self._delivery, self._backlog, self.ledger, self._results, self._recent, self.counters
+        )
         self._attending = Attending(
-            settings, self.directory, self._delivery, self.ledger, self._results, self.reads, self.epoch
+            settings,
+            self.directory,
+            self._delivery,
+            self._backlog,
+            self.ledger,
+            self._results,
+            self.reads,
+            self.epoch,
         )
         self._purging = Purging(self.directory, self.ledger)
         self._next_tick = now + settings.tick_s
@@ -109,13 +122,13 @@ class Broker:
         match command:
             case Credit(bytes=size):
                 session.credit += size
-                self._delivery.pump_session(session)
+                self._backlog.pump_session(session)
             case Nack():
                 self._acks.nack(session, command)
             case Attend() | Unsubscribe() | StatusRequest():
                 self._attending.request(session, command)
             case Close():
-                self._attending.close(session)
+                self._close(session)
             case Open():
                 pass  # it is open already
             case _:
@@ -131,7 +144,11 @@ class Broker:
     def close_port(self, port: Port) -> None:
         """A port is gone with all its sessions."""
         for session in list(port.sessions.values()):
-            self._attending.close(session)
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        self._attending.close(session)
+        self._acks.forget(session)
 
     # --- the store
 
@@ -142,7 +159,7 @@ class Broker:
 
     def next_batch(self) -> Batch | None:
         """The next batch to commit; None while one is under way or there is nothing to write."""
-        return self.ledger.next_batch(self.clock.now_ms, self._publishing.seq)
+        return self.ledger.next_batch(self._now, self.clock.now_ms, self._publishing.seq)
 
     def committed(self, outcome: Committed | None, now: float, wall_ms: int) -> None:
         """What became of the batch: committed, or (None) certainly not written."""
@@ -157,10 +174,10 @@ class Broker:
                 self._committed_to_buckets(batch)
             self._delivery.departures.committed(batch.deletes, batch.marks)
             for reader in readers:
-                self._delivery.pump(reader)
+                self._backlog.pump(reader)
             self._purging.committed(batch, outcome)
         self._publishing.again()
-        self._delivery.resume(self.clock.now_ms)
+        self._backlog.resume()
         self.directory.ask()
 
     def _committed_to_buckets(self, batch: Batch) -> None:
@@ -173,7 +190,11 @@ class Broker:
                 touched.add(bucket)
         for bucket in touched:
             for reader in bucket.readers:
-                self._delivery.pump(reader)
+                self._backlog.pump(reader)
+
+    def _gone(self, gone: Gone) -> None:
+        self._results.is_gone(gone)
+        self._delivery.is_gone(gone)
 
     def answer(self, read: Read, answer: object, now: float, wall_ms: int) -> None:
         """The store's answer to a question, or the exception that it ended with."""
@@ -191,7 +212,8 @@ class Broker:
     def _set_time(self, now: float, wall_ms: int) -> None:
         self._now = now
         now_ms = self.clock.advance(now, wall_ms)
-        self._delivery.now_ms = now_ms
+        self._backlog.now = now
+        self._backlog.now_ms = now_ms
         self._results.now_ms = now_ms
         self._publishing.now_ms = now_ms
         self._publishing.now = now
@@ -205,7 +227,7 @@ class Broker:
         if now >= self._next_tick:
             self._next_tick = now + self._settings.tick_s
             self.ledger.tick()
-            self._delivery.tick(self.clock.now_ms)
+            self._backlog.tick()
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + HOUSEKEEPING_S
             self._recent.expire(now)
@@ -220,7 +242,7 @@ class Broker:
     def next_deadline(self, now: float) -> float:
         """When to call ``tick`` again, in seconds of the clock of ``now``."""
         due = self._next_housekeeping
-        if self.ledger.ticking or self._delivery.waiting:
+        if self.ledger.ticking or self._backlog.waiting:
             # A tick that has been due for long, because nothing waited, is not due at once.
             self._next_tick = due = (
                 max(self._next_tick, now + self._settings.tick_s / 2)

@@ -1,30 +1,20 @@
-"""Handing messages to readers: live, or from the store in pages, never beyond a reader's room.
+"""Handing messages to readers: to those who read live at once, and one by one to those who read their backlog.
 
-A subscription is either LIVE, then every message of its place goes to it when it is published, or in BACKLOG,
-then it reads the store from ``position`` on. It changes from BACKLOG to LIVE within one turn of the broker: when
-everything committed has been sent it is given what is still pending in memory, and from then on is told of
-what comes. It falls back when there is no room. Nothing is missed, because a mailbox commits in the order
-of ``seq``; a bucket's mailboxes do not commit in one order, so a bucket is read only below the
-lowest ``seq`` that is still pending anywhere (``Delivery.floor``).
+A session is sent a message once for all the ways in which it matches, never beyond its room, and not again while
+it is outstanding. What it holds as the owner is in ``Session.out``, what it holds by bucket in ``Session.lent``.
 
-Source: docs/protocol.md 2.2, 2.4 and 2.5; docs/architecture.md, "Subscribe".
+Source: docs/protocol.md 2.2, 2.4 and 2.5; docs/architecture.md, "Publish".
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
-
 from posthouse.broker.attempts import Attempts
-from posthouse.broker.attendance import source_of
 from posthouse.broker.counters import Counters
 from posthouse.broker.departures import Departures
-from posthouse.broker.directory import Directory, Read
+from posthouse.broker.directory import Directory
 from posthouse.broker.records import (
     BACKLOG,
     DONE,
-    ENDED,
     LIVE,
     STORED,
     Bucket,
@@ -35,36 +25,23 @@ from posthouse.broker.records import (
     Subscription,
 )
 from posthouse.broker.settings import BrokerSettings
-from posthouse.store.interface import Mark, Page, Source, StoredMessage
-from posthouse.wire.messages import CaughtUp, Message
-
-RETRY_READ_MS = 500
+from posthouse.store.interface import Gone, MailboxNo, Mark, StoredMessage
+from posthouse.wire.messages import Message
 
 
 class Delivery:
     """All sending of messages to sessions."""
 
     def __init__(
-        self,
-        settings: BrokerSettings,
-        directory: Directory,
-        reads: list[Read],
-        counters: Counters,
-        uncommitted: Callable[[], Iterable[Entry]],
+        self, settings: BrokerSettings, directory: Directory, departures: Departures, counters: Counters
     ) -> None:
-        self.now_ms = 0
         self.last_seq = 0
-        self.departures = Departures()
+        self.departures = departures
         self.attempts = Attempts(settings.remembered_attempts)
         self._settings = settings
         self._directory = directory
         self._buckets = directory.buckets
-        self._reads = reads
         self._counters = counters
-        self._uncommitted = uncommitted
-        self._below_floor: set[Subscription] = set()
-        self._patient: set[Subscription] = set()
-        self._failed: deque[tuple[int, Subscription]] = deque()
 
     # --- live
 
@@ -109,31 +86,33 @@ class Delivery:
 
     def _offer_bucket(self, bucket: Bucket, entry: Entry) -> None:
         for subscription in bucket.readers:
-            if subscription.mode is not LIVE or _owns(subscription.session, entry.box):
+            if subscription.mode is not LIVE or self._comes_otherwise(subscription, entry):
                 continue
             session = subscription.session
             if session.room > 0:
-                self._lend(subscription, entry, entry.box.shelf, 1)
+                self._lend(subscription, entry, entry.box.no, entry.box.shelf, 1)
             else:
                 _fall_back(subscription, entry.seq - 1)
 
     def _lend(
-        self, subscription: Subscription, message: Entry | StoredMessage, shelf: int, deliveries: int
+        self,
+        subscription: Subscription,
+        message: Entry | StoredMessage,
+        mailbox: MailboxNo,
+        shelf: int,
+        deliveries: int,
     ) -> None:
-        session = subscription.session
-        held = session.lent.get(message.id)
-        loan = held
-        while loan is not None:
-            if loan.seq == message.seq:
-                return  # it came by another bucket of this session already
-            loan = loan.more
-        session.lent[message.id] = Loan(message.seq, message.id, shelf, deliveries, held)
-        if session.unlimited and len(session.lent) > self._settings.remembered_ids:
-            session.lent.pop(next(iter(session.lent)))
-        self._tell(subscription, message, deliveries)
+        session, bucket = subscription.session, subscription.place
+        assert isinstance(bucket, Bucket)
+        lent = session.lent
+        loan = Loan(message.seq, message.id, mailbox, shelf, bucket.key, subscription.reader, deliveries)
+        loan.more = lent.get(message.id)
+        lent[message.id] = loan
+        if session.unlimited and len(lent) > self._settings.remembered_ids:
+            del lent[next(iter(lent))]
+        self._send_loan(session, loan, message)
 
-    def _tell(self, subscription: Subscription, message: Entry | StoredMessage, deliveries: int) -> None:
-        session = subscription.session
+    def _send_loan(self, session: Session, loan: Loan, message: Entry | StoredMessage) -> None:
         session.credit -= len(message.ciphertext)
         self._counters.sent += 1
         session.emit(
@@ -143,253 +122,143 @@ class Delivery:
                 message.ciphertext,
                 message.received_at,
                 message.expires_at,
-                deliveries,
+                loan.deliveries,
                 None,
-                subscription.place.key if isinstance(subscription.place, Bucket) else None,
+                loan.bucket,
             )
         )
-
-    # --- once more
-
-    def send_again(self, session: Session, message: str) -> None:
-        """Offer a message again that the session put off with ``busy`` and still has not acknowledged.
-
-        What is stored is not kept in memory for this: it is read again.
-        """
-        entry = session.out.get(message)
-        if entry is not None:
-            if entry.state is STORED:
-                self._read_again(source_of(entry.box, None), entry.seq, partial(self._again, session, entry))
-            elif entry.state is not DONE:
-                entry.deliveries += 1
-                self._send(session, entry, entry.ciphertext)
-        loan = session.lent.get(message)
-        while loan is not None:
-            for subscription in session.subscriptions.values():
-                place = subscription.place
-                if isinstance(place, Bucket) and loan.shelf in place.shelves:
-                    again = partial(self._lend_again, subscription, loan)
-                    self._read_again(source_of(place, subscription.reader), loan.seq, again)
-                    break
-            loan = loan.more
-
-    def _read_again(self, source: Source, seq: int, again: Callable[[StoredMessage], None]) -> None:
-        now_ms = self.now_ms
-
-        def answered(answer: object) -> None:
-            if isinstance(answer, Page):
-                for row in answer.messages:
-                    again(row)
-
-        self._reads.append(Read(lambda reader: reader.page(source, seq - 1, seq, now_ms, 1, 0), answered))
-
-    def _again(self, session: Session, entry: Entry, row: StoredMessage) -> None:
-        if session.out.get(entry.id) is entry and entry.state is not DONE:
-            entry.deliveries += 1
-            self._send(session, entry, row.ciphertext)
-
-    def _lend_again(self, subscription: Subscription, loan: Loan, row: StoredMessage) -> None:
-        session = subscription.session
-        held = session.lent.get(loan.id)
-        while held is not None and held is not loan:
-            held = held.more
-        if held is None:
-            return  # acknowledged while the store was asked
-        loan.deliveries += 1
-        self._tell(subscription, row, loan.deliveries)
 
     # --- backlog
 
-    def pump(self, subscription: Subscription, patient: bool = True) -> None:
-        """Go on with the backlog of a subscription as far as there is room.
-
-        ``patient``: rather than read a small page now, wait one tick for acks to make room for a larger one.
-        """
-        if subscription.mode is not BACKLOG or subscription.reading:
-            return
+    def give(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
+        """Send a message of the subscription's place unless that is needless; False if there is no room for it."""
+        if self._needless(subscription, message):
+            return True
         session = subscription.session
-        room = session.room
-        if room <= 0:
-            return
+        if session.room <= 0:
+            return False
         place = subscription.place
-        upto = place.committed
-        if not subscription.live and upto > subscription.target:
-            upto = subscription.target  # what came later is not part of the backlog that it asked for
-        if upto <= subscription.position:
-            self._catch_up(subscription)
-            return
-        held = len(session.out) + len(session.lent)
-        if patient and held and room < min(self._settings.page_rows, session.window) // 2:
-            self._patient.add(subscription)
-            return
-        if isinstance(place, Bucket):
-            upto = min(upto, self.floor())
-            if upto <= subscription.position:
-                self._below_floor.add(subscription)
-                return
-        self._read(subscription, upto, min(room, self._settings.page_rows))
-
-    def pump_session(self, session: Session) -> None:
-        """Go on with every backlog of a session: it has room again."""
-        for subscription in session.subscriptions.values():
-            if subscription.mode is BACKLOG:
-                self.pump(subscription)
-
-    def floor(self) -> int:
-        """Every message up to this ``seq`` is committed or gone."""
-        return min((entry.seq for entry in self._uncommitted()), default=self.last_seq + 1) - 1
-
-    def resume(self, now_ms: int) -> None:
-        """Something was committed or a tick has passed: whoever waited for that goes on."""
-        if self._below_floor:
-            waiting, self._below_floor = self._below_floor, set()
-            for subscription in waiting:
-                self.pump(subscription)
-        while self._failed and self._failed[0][0] <= now_ms:
-            subscription = self._failed.popleft()[1]
-            subscription.reading = False
-            self.pump(subscription)
-
-    def tick(self, now_ms: int) -> None:
-        """A tick has passed."""
-        self.resume(now_ms)
-        if self._patient:
-            waiting, self._patient = self._patient, set()
-            for subscription in waiting:
-                self.pump(subscription, patient=False)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a tick is due for somebody's backlog."""
-        return bool(self._below_floor or self._patient or self._failed)
-
-    def _read(self, subscription: Subscription, upto: int, limit: int) -> None:
-        place = subscription.place
-        source = source_of(place, subscription.reader)
-        after, now_ms = subscription.position, self.now_ms
-        size = min(self._settings.page_bytes, subscription.session.credit)
-        number = self.departures.ask()
-        subscription.reading = True
-        self._reads.append(
-            Read(
-                lambda reader: reader.page(source, after, upto, now_ms, limit, size),
-                lambda answer: self._answered(number, subscription, upto, answer),
-            )
-        )
-
-    def _answered(self, number: int, subscription: Subscription, upto: int, answer: object) -> None:
-        self._page(subscription, upto, answer)
-        self.departures.answer(number)
-
-    def _page(self, subscription: Subscription, upto: int, answer: object) -> None:
-        if subscription.mode is not BACKLOG:
-            subscription.reading = False
-            return
-        if not isinstance(answer, Page):
-            self._failed.append((self.now_ms + RETRY_READ_MS, subscription))
-            return
-        subscription.reading = False
-        session = subscription.session
-        leaving = self.departures.seqs
-        for row in answer.messages:
-            if session.room <= 0:
-                return  # acks or credit will bring the rest
-            if row.seq not in leaving:
-                if isinstance(subscription.place, Bucket):
-                    self._lend_stored(subscription, row)
-                else:
-                    self._send_stored(session, subscription.place, row)
-            subscription.position = row.seq
-        if answer.complete:
-            subscription.position = upto
-        self.note_caught_up(subscription)
-        self.pump(subscription)
-
-    def _send_stored(self, session: Session, box: Mailbox, row: StoredMessage) -> None:
-        held = session.out.get(row.id)
-        if held is not None and held.seq == row.seq and held.state is not DONE:
-            return  # it went out live, or under a subscription before this one
-        self._send(
-            session,
-            Entry(
-                row.seq,
-                box,
-                row.id,
-                b"",
-                row.received_at,
-                row.expires_at,
-                False,
-                box,
-                len(row.ciphertext),
-                True,
-                None,
-                0,
-                None,
-                STORED,
-                deliveries=self.attempts.of(box.name, row.seq) + 1,
-            ),
-            row.ciphertext,
-        )
-
-    def _lend_stored(self, subscription: Subscription, row: StoredMessage) -> None:
-        session, place = subscription.session, subscription.place
-        assert isinstance(place, Bucket)
-        own = session.own
-        if own is not None and own.mode is not ENDED and own.place.no == row.mailbox:  # type: ignore[union-attr]
-            return  # it comes by address
-        reader = subscription.reader
-        if reader is not None and Mark(row.seq, place.key, reader) in self.departures.marks:
-            return
-        deliveries = self.attempts.of(reader, row.seq) + 1 if reader is not None else 1
-        self._lend(subscription, row, row.shelf, deliveries)
-
-    def _catch_up(self, subscription: Subscription) -> None:
-        """All that is committed has been sent: now what is pending in memory, then live."""
-        session, place = subscription.session, subscription.place
-        for entry in self._pending_of(place, subscription.position):
-            if not subscription.live and entry.seq > subscription.target:
-                break
-            if session.room <= 0:
-                return
-            if isinstance(place, Bucket):
-                if not _owns(session, entry.box):
-                    self._lend(subscription, entry, entry.box.shelf, 1)
-            else:
-                held = session.out.get(entry.id)
-                if held is None or held.state is DONE:
-                    self._send(session, entry, entry.ciphertext)
-            subscription.position = entry.seq
-        subscription.mode = LIVE if subscription.live else ENDED
-        self.note_caught_up(subscription)
-
-    def _pending_of(self, place: Mailbox | Bucket, after: int) -> list[Entry]:
         if isinstance(place, Mailbox):
-            return [entry for entry in place.pending.values() if entry.seq > after]
-        shelves = place.shelves
-        found = {
-            entry.seq: entry
-            for entry in self._uncommitted()
-            if entry.seq > after and entry.box.shelf in shelves
-        }
-        return [found[seq] for seq in sorted(found)]
+            self._send(session, self._owned(place, message), message.ciphertext)
+        else:
+            no, shelf = _home_of(message)
+            name = subscription.reader
+            deliveries = self.attempts.of(name, message.seq) + 1 if name is not None else 1
+            self._lend(subscription, message, no, shelf, deliveries)
+        return True
 
-    def note_caught_up(self, subscription: Subscription) -> None:
-        """Say ``caught_up`` if this was the last subscription that its request waits for."""
-        if subscription.mode is BACKLOG and subscription.position < subscription.target:
-            return
-        catchups, subscription.catchups = subscription.catchups, ()
-        for catchup in catchups:
-            catchup.waiting -= 1
-            if not catchup.waiting:
-                subscription.session.emit(CaughtUp(catchup.ref))
+    def _owned(self, box: Mailbox, message: Entry | StoredMessage) -> Entry:
+        deliveries = self.attempts.of(box.name, message.seq) + 1
+        if isinstance(message, Entry):
+            message.deliveries = max(message.deliveries, deliveries)
+            return message
+        return Entry(
+            message.seq,
+            box,
+            message.id,
+            b"",
+            message.received_at,
+            message.expires_at,
+            False,
+            box,
+            len(message.ciphertext),
+            True,
+            None,
+            0,
+            None,
+            STORED,
+            deliveries=deliveries,
+        )
+
+    def _needless(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
+        if message.seq in self.departures.seqs:
+            return True
+        place, session = subscription.place, subscription.session
+        if isinstance(place, Bucket):
+            name = subscription.reader
+            marks = self.departures.marks
+            if marks and name is not None and Mark(message.seq, place.key, name) in marks:
+                return True
+            return self._comes_otherwise(subscription, message)
+        held = session.out.get(message.id)
+        if held is not None and held.state is not DONE:
+            if held.seq != message.seq and isinstance(message, StoredMessage):
+                # A repeat of it is out: from now on that ack is for the one in the store too.
+                session.out[message.id] = self._owned(place, message)
+            return True
+        if message.id in session.lent and _take_loan(session, message.id, place.no):
+            # It came by bucket before. From now on the session holds it as its owner.
+            session.out[message.id] = self._owned(place, message)
+            return True
+        return False
+
+    def _comes_otherwise(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
+        """Whether the session gets, or has, a message of a bucket by address or by another bucket."""
+        session, (no, _) = subscription.session, _home_of(message)
+        own = session.own
+        if own is not None and own.place.no == no and own.brings(message.seq):  # type: ignore[union-attr]
+            return True
+        loan = session.lent.get(message.id)
+        while loan is not None:
+            if loan.mailbox == no:
+                if isinstance(message, StoredMessage):
+                    loan.seq = message.seq
+                return True
+            loan = loan.more
+        if message.id in session.out:
+            held = session.out[message.id]
+            return held.box.no == no and held.state is not DONE
+        return False
+
+    # --- once more
+
+    def send_again(self, session: Session, entry: Entry, ciphertext: bytes) -> None:
+        """Offer a message again that the session put off with ``busy``."""
+        entry.deliveries += 1
+        self._send(session, entry, ciphertext)
+
+    def lend_again(self, session: Session, loan: Loan, message: Entry | StoredMessage) -> None:
+        """The same for a message of a bucket."""
+        loan.deliveries += 1
+        self._send_loan(session, loan, message)
+
+    def is_gone(self, gone: Gone) -> None:
+        """A message has left the store without an ack: who holds it holds nothing any more."""
+        box = self._directory.numbered.get(gone.mailbox)
+        if box is not None:
+            self.settle(box, gone.id, gone.seq)
+
+    def settle(self, box: Mailbox, message: str, seq: int) -> None:
+        """A stored message is done with for all sessions of its owner."""
+        for session in self._directory.sessions.get(box.name, ()):
+            held = session.out.get(message)
+            if held is not None and held.seq == seq:
+                held.state = DONE
+
+
+def _home_of(message: Entry | StoredMessage) -> tuple[MailboxNo, int]:
+    if isinstance(message, Entry):
+        return message.box.no, message.box.shelf
+    return message.mailbox, message.shelf
+
+
+def _take_loan(session: Session, message: str, mailbox: MailboxNo) -> bool:
+    """Take the loan of a message from this mailbox out of a session's; whether there was one."""
+    before: Loan | None = None
+    loan: Loan | None = session.lent[message]
+    while loan is not None and loan.mailbox != mailbox:
+        before, loan = loan, loan.more
+    if loan is None:
+        return False
+    if before is not None:
+        before.more = loan.more
+    elif loan.more is not None:
+        session.lent[message] = loan.more
+    else:
+        del session.lent[message]
+    return True
 
 
 def _fall_back(subscription: Subscription, position: int) -> None:
     subscription.mode = BACKLOG
     subscription.position = position
-
-
-def _owns(session: Session, box: Mailbox) -> bool:
-    """Whether the session gets this mailbox by address, so that its bucket must not bring it a second time."""
-    own = session.own
-    return own is not None and own.place is box and own.mode is not ENDED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from posthouse.broker.records import Bucket, Mailbox
+from posthouse.broker.records import Bucket, Mailbox, Session
 from posthouse.identity import (
     Address,
     BucketKey,
@@ -48,6 +48,8 @@ class Directory:
         """Mailboxes of buckets: what was published to the bucket itself."""
         self.buckets: dict[str, Bucket] = {}
         self.numbered: dict[MailboxNo, Mailbox] = {}
+        self.sessions: dict[str, list[Session]] = {}
+        """Sessions with a key, by address, the oldest first."""
         self._reads = reads
         self._next_mailbox = next_mailbox
         self._cached = cached
@@ -55,6 +57,7 @@ class Directory:
         self._wanted: dict[tuple[bool, str], list[Found]] = {}
         self.unasked: list[tuple[bool, str]] = []
         """Loads that came up since the last ``ask``."""
+        self._late_tallies: dict[MailboxNo, Tally] = {}
 
     def load(self, name: str, is_bucket: bool, found: Found) -> None:
         """Call ``found`` with the mailbox: at once if it is in memory, else when the store has answered."""
@@ -90,10 +93,14 @@ class Directory:
             return
         known: Known = answer
         for key, (is_bucket, name) in keys.items():
-            no, tally = known.get(key, (None, None))
-            mailbox = self._admit(key, is_bucket, name, no, tally or Tally())
+            no, tally = known.get(key, (None, Tally()))
+            if no is not None:
+                tally = self._late_tallies.get(no, tally)
+            mailbox = self._admit(key, is_bucket, name, no, tally)
             for found in self._wanted.pop((is_bucket, name)):
                 found(mailbox)
+        if not self._wanted:
+            self._late_tallies.clear()
 
     def _admit(self, key: bytes, is_bucket: bool, name: str, no: MailboxNo | None, stored: Tally) -> Mailbox:
         if no is None:
@@ -110,14 +117,28 @@ class Directory:
         self.numbered[no] = mailbox
         return mailbox
 
-    def current(self, mailbox: Mailbox) -> Mailbox:
-        """The mailbox of this name that is in use: it may have been forgotten, and loaded anew, since it was found."""
-        known = (self.addresses if mailbox.of_address else self.homes).setdefault(mailbox.name, mailbox)
-        self.numbered[known.no] = known
-        return known
+    def counted(self, tallies: dict[MailboxNo, Tally]) -> None:
+        """A commit has left these tallies."""
+        for no, tally in tallies.items():
+            box = self.numbered.get(no)
+            if box is not None:
+                box.stored = tally
+            elif self._wanted:
+                # It may be one that is being loaded, by a question that was answered before this commit.
+                self._late_tallies[no] = tally
 
-    def bucket(self, home: Mailbox) -> Bucket:
-        """The bucket whose own mailbox is ``home``."""
+    def hold(self, home: Mailbox) -> Bucket:
+        """The bucket whose own mailbox is ``home``; it stays, and so does ``home``, until ``release``."""
+        bucket = self._bucket(home)
+        bucket.holds += 1
+        return bucket
+
+    def release(self, bucket: Bucket) -> None:
+        """Undo a ``hold``."""
+        bucket.holds -= 1
+        self.left(bucket)
+
+    def _bucket(self, home: Mailbox) -> Bucket:
         bucket = self.buckets.get(home.name)
         if bucket is None:
             key = BucketKey(home.name)
@@ -139,7 +160,7 @@ class Directory:
 
     def left(self, bucket: Bucket) -> None:
         """A reader has left a bucket: forget the bucket after its last one."""
-        if not bucket.readers:
+        if not bucket.readers and not bucket.holds:
             self.buckets.pop(bucket.key, None)
 
     def trim(self) -> None:
@@ -150,7 +171,7 @@ class Directory:
         for shelf in (self.addresses, self.homes):
             idle = []
             for name, mailbox in shelf.items():
-                if mailbox.idle and name not in self.buckets:
+                if mailbox.idle and name not in self.buckets and name not in self.sessions:
                     idle.append(name)
                     if len(idle) >= min(surplus, FORGET_AT_ONCE):
                         break

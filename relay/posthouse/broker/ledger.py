@@ -13,20 +13,21 @@ Source: docs/architecture.md, "Publish" and "Commit".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from msgspec import Struct
 
 from posthouse.broker.counters import Counters
+from posthouse.broker.departures import Departures
 from posthouse.broker.directory import Directory
 from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, Mailbox, Sender
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
-from posthouse.store.interface import Batch, Committed, MailboxNo, Mark, Tally
+from posthouse.store.interface import Batch, Committed, Gone, MailboxNo, Mark, Tally
 
 BY_SEQ = attrgetter("seq")
-RETRY_MS = 1000
+RETRY_S = 1.0
 """After a failed batch, what nobody waits for is tried again no sooner than this."""
 
 
@@ -47,6 +48,7 @@ class Ledger:
         self,
         settings: BrokerSettings,
         directory: Directory,
+        departures: Departures,
         results: Results,
         counters: Counters,
         first_seq: int,
@@ -64,8 +66,11 @@ class Ledger:
         self.stalled = False
         self.total = total
         self.reserved = first_seq
+        self.on_gone: Callable[[Gone], None] = lambda gone: None
+        """Told of each message that left by expiry or purge."""
         self._settings = settings
         self._directory = directory
+        self._departures = departures
         self._results = results
         self._counters = counters
         self._number = 0
@@ -76,7 +81,8 @@ class Ledger:
         self._leaving_now: dict[Mailbox, Tally] = {}
         """What the batch under way takes from each."""
         self._next_expiry_ms = next_expiry_ms
-        self._rest_until_ms = 0
+        self._retry_at = 0.0
+        self._rest_until = 0.0
 
     # --- in
 
@@ -105,6 +111,29 @@ class Ledger:
                 self.urgent.append(entry)
                 self._unsorted = True
 
+    def delete(self, entry: Entry) -> None:
+        """An owner has ended a message that is, or will be, in the store."""
+        if entry.seq in self._departures.seqs:
+            return
+        self._departures.seqs.add(entry.seq)
+        self.deletes.append(entry.seq)
+        box = entry.box
+        box.leaving_count += 1
+        box.leaving_bytes += entry.size
+        part = self._leaving.get(box)
+        if part is None:
+            part = self._leaving[box] = Tally()
+        part.count += 1
+        part.bytes += entry.size
+
+    def mark(self, mark: Mark) -> bool:
+        """A bucket reader is done with a message; False if that is known."""
+        if mark in self._departures.marks:
+            return False
+        self._departures.marks.add(mark)
+        self.marks.append(mark)
+        return True
+
     def uncommitted(self) -> Iterator[Entry]:
         """Every message that is to be committed and is not yet."""
         for entries in (
@@ -118,17 +147,11 @@ class Ledger:
                 if entry.state is PENDING or entry.state is COMMITTING:
                     yield entry
 
-    def delete(self, entry: Entry) -> None:
-        """An owner has ended a message that is, or will be, in the store."""
-        self.deletes.append(entry.seq)
-        box = entry.box
-        box.leaving_count += 1
-        box.leaving_bytes += entry.size
-        part = self._leaving.get(box)
-        if part is None:
-            part = self._leaving[box] = Tally()
-        part.count += 1
-        part.bytes += entry.size
+    @property
+    def waiting(self) -> int:
+        """At most so many messages are to be committed and are not yet."""
+        committing = len(self.committing.appends) if self.committing else 0
+        return committing + len(self.urgent) + len(self.old) + len(self.young)
 
     # --- time
 
@@ -182,11 +205,14 @@ class Ledger:
         """Whether a batch should start without waiting for a tick."""
         return self.committing is None and bool(self.urgent or self.confirmations or self.purges)
 
-    def next_batch(self, now_ms: int, next_seq: int) -> Batch | None:
-        """The next batch for the store, or None while one is under way or nothing waits."""
+    def next_batch(self, now: float, now_ms: int, next_seq: int) -> Batch | None:
+        """The next batch for the store, or None while one is under way or nothing waits.
+
+        ``now`` is in seconds of the running clock, ``now_ms`` in milliseconds of the store clock.
+        """
         if self.committing is not None:
             return None
-        if now_ms < self._rest_until_ms and not (self.urgent or self.confirmations):
+        if now < self._rest_until and not (self.urgent or self.confirmations):
             return None
         expire = self.expiry_due(now_ms)
         reserve = (
@@ -194,14 +220,9 @@ class Ledger:
             if next_seq + self._settings.seq_block // 2 > self.reserved
             else None
         )
+        marks = self._take_marks() if self.marks else []
         if not (
-            self.urgent
-            or self.deletes
-            or self.marks
-            or self.confirmations
-            or self.purges
-            or expire
-            or reserve
+            self.urgent or self.deletes or marks or self.confirmations or self.purges or expire or reserve
         ):
             return None
         self._number += 1
@@ -210,17 +231,28 @@ class Ledger:
             now_ms,
             self.deletes,
             list(self._take_urgent()),
-            self.marks,
+            marks,
             self._settings.readers_per_bucket,
             self.purges,
             self._settings.expire_limit if expire or self.purges else 0,
             reserve,
         )
-        self.deletes, self.marks, self.purges = [], [], []
+        self.deletes, self.purges = [], []
         self._leaving_now, self._leaving = self._leaving, {}
         self._confirming, self.confirmations = self.confirmations, []
         self.committing = batch
+        self._retry_at = now + RETRY_S
         return batch
+
+    def _take_marks(self) -> list[Mark]:
+        """The marks of messages that are in the store by now; those of later ones would be passed over."""
+        first = min((entry.seq for entry in self.uncommitted()), default=None)
+        if first is None:
+            ready, self.marks = self.marks, []
+        else:
+            ready = [mark for mark in self.marks if mark.seq < first]
+            self.marks = [mark for mark in self.marks if mark.seq >= first]
+        return ready
 
     def _take_urgent(self) -> list[Entry]:
         settings = self._settings
@@ -282,15 +314,11 @@ class Ledger:
         for gone in outcome.gone:
             if gone.mailbox not in batch.purges:
                 counters.expired += 1
-            self._results.is_gone(gone)
+            self.on_gone(gone)
         return touched
 
     def _settle(self, outcome: Committed, batch: Batch) -> None:
-        numbered = self._directory.numbered
-        for no, tally in outcome.tallies.items():
-            box = numbered.get(no)
-            if box is not None:
-                box.stored = tally
+        self._directory.counted(outcome.tallies)
         for box, part in self._leaving_now.items():
             box.leaving_count -= part.count
             box.leaving_bytes -= part.bytes
@@ -299,7 +327,7 @@ class Ledger:
         self._next_expiry_ms = outcome.next_expiry
         if batch.reserve_seq is not None:
             self.reserved = batch.reserve_seq
-        self._rest_until_ms = 0
+        self._rest_until = 0.0
 
     def failed(self) -> None:
         """The store did not take the batch: reject what nobody has acknowledged, keep the rest for the next."""
@@ -308,7 +336,7 @@ class Ledger:
         self.committing = None
         self.stalled = False
         self._counters.store_failures += 1
-        self._rest_until_ms = batch.clock_ms + RETRY_MS
+        self._rest_until = self._retry_at
         self.deletes = batch.deletes + self.deletes
         for box, part in self._leaving_now.items():
             waiting = self._leaving.setdefault(box, Tally())

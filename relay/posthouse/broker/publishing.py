@@ -20,6 +20,13 @@ from posthouse.store.interface import StoreUnavailable
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Publish
 
+MORE_TTL_MS = 1000
+"""A repeat that would live less longer than this does not ask for more."""
+CAREFUL_MESSAGES = 2**20
+CAREFUL_BYTES = 2**32
+"""So near to a limit of the whole store, what waits to be committed is counted too."""
+SETTLED_DEADLINES = 1024
+"""Deadlines of messages that are done are looked for once there are more than this."""
 NOBODY_THERE = "no owner of this address is online and this relay keeps no messages"
 NOBODY_IN_TIME = "no owner of this address acknowledged it in time"
 NO_OWNER_OF_A_BUCKET = "a bucket has no owner that could acknowledge it"
@@ -49,6 +56,8 @@ class Publishing:
         self._most_bytes = _limit(quotas.mailbox_bytes)
         self._most_in_all = _limit(quotas.total_messages)
         self._most_bytes_in_all = _limit(quotas.total_bytes)
+        self._careful_messages = self._most_in_all - min(self._most_in_all, CAREFUL_MESSAGES)
+        self._careful_bytes = self._most_bytes_in_all - min(self._most_bytes_in_all, CAREFUL_BYTES)
         self._default_ttl_s = settings.default_ttl_s
         self._max_ttl_s = settings.max_ttl_s
         self._max_inflight_bytes = settings.max_inflight_bytes
@@ -60,6 +69,7 @@ class Publishing:
         self._recent = recent
         self._counters = counters
         self._durable = durable
+        self._too_many_deadlines = SETTLED_DEADLINES
         self._deadlines: deque[tuple[float, Entry]] = deque()
         """Messages that are not storable, in the order in which their time ends."""
         self._again: list[tuple[Sender, Publish]] = []
@@ -113,8 +123,8 @@ class Publishing:
         if (
             stored.count + len(pending) >= self._most_messages
             or stored.bytes + box.pending_bytes + size > self._most_bytes
-            or total.count >= self._most_in_all
-            or total.bytes + size > self._most_bytes_in_all
+            or total.count >= self._careful_messages
+            or total.bytes >= self._careful_bytes
             or self.seq >= self._ledger.reserved
             or guest
             or receipts
@@ -169,6 +179,9 @@ class Publishing:
             self._give_up(entry, NOBODY_THERE)
         else:
             self._deadlines.append((self.now + self._settings.live_timeout_s, entry))
+            if len(self._deadlines) > self._too_many_deadlines:
+                self._deadlines = deque(due for due in self._deadlines if due[1].state is PENDING)
+                self._too_many_deadlines = 2 * len(self._deadlines) + SETTLED_DEADLINES
 
     def _give_up(self, entry: Entry, detail: str) -> None:
         self._results.leave(entry)
@@ -178,30 +191,38 @@ class Publishing:
 
     def _repeat(self, pending: Entry, sender: Sender, publish: Publish, size: int) -> None:
         """A repeat of a pending message shares its outcome; one that asks for more raises it first."""
-        ttl_s = min(publish.ttl_s or self._settings.default_ttl_s, self._settings.max_ttl_s)
+        ttl_s = min(publish.ttl_s or self._default_ttl_s, self._max_ttl_s)
         expires_at = self.now_ms + ttl_s * 1000
-        storable = self._durable and publish.mode != "live"
-        longer = publish.ttl_s is not None and expires_at > pending.expires_at
-        if pending.state is not PENDING:
-            if longer:
-                self._again.append((sender, publish))
-                sender.inflight_bytes -= size
+        if pending.state is not PENDING and expires_at >= pending.expires_at + MORE_TTL_MS:
+            self._again.append((sender, publish))
+            return
+        if self._durable and publish.mode != "live" and not pending.storable:
+            if self._ledger.stalled or self.seq >= self._ledger.reserved:
+                self._results.unconfirmed(sender, publish.ref, publish.id, size)
                 return
-        else:
-            if longer:
-                pending.expires_at = expires_at
-            if storable and not pending.storable:
-                pending.storable = True
-                self._ledger.hurry(pending)
+            self._make_storable(pending)
+        if pending.state is PENDING and expires_at > pending.expires_at:
+            pending.expires_at = expires_at
         if pending.repeats is None:
             pending.repeats = []
         pending.repeats.append(Repeat(sender, publish.ref, size, publish.receipts))  # type: ignore[arg-type]
+
+    def _make_storable(self, entry: Entry) -> None:
+        """It takes a new place in the order: what was published after it may be committed already."""
+        pending = entry.box.pending
+        del pending[entry.id]
+        entry.seq = self._delivery.last_seq = self.seq
+        self.seq += 1
+        pending[entry.id] = entry
+        entry.storable = True
+        self._ledger.hurry(entry)
 
     def again(self) -> None:
         """A batch is done: repeats that waited for it are publishes of their own now."""
         if self._again:
             waiting, self._again = self._again, []
             for sender, publish in waiting:
+                sender.inflight_bytes -= len(publish.ciphertext)
                 self.publish(sender.session, publish)
 
     # --- refusals
@@ -220,14 +241,22 @@ class Publishing:
             or stored.guest_bytes + box.pending_guest_bytes + size > _limit(quotas.guest_mailbox_bytes)
         ):
             return Code.QUOTA, "the mailbox is full for senders without a key", None
-        total = self._ledger.total
-        if total.count >= self._most_in_all or total.bytes + size > self._most_bytes_in_all:
+        if self._relay_is_full(size):
             return Code.QUOTA, "the relay is full", None
         if publish.receipts and len(sender.receipts) >= self._settings.receipts_per_connection:
             return Code.RATE_LIMITED, "too many receipts are outstanding", 1000
         if self.seq >= self._ledger.reserved:
             return Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000
         return None
+
+    def _relay_is_full(self, size: int) -> bool:
+        total, ledger = self._ledger.total, self._ledger
+        most, most_bytes = self._most_in_all, self._most_bytes_in_all
+        # Looks at what waits one by one only where the little that it can be might matter.
+        if total.count + ledger.waiting < most and total.bytes + size + CAREFUL_BYTES <= most_bytes:
+            return False
+        sizes = [entry.size for entry in ledger.uncommitted()]
+        return total.count + len(sizes) >= most or total.bytes + sum(sizes) + size > most_bytes
 
     def _reject(
         self, sender: Sender, publish: Publish, code: Code, detail: str, retry_after_ms: int | None

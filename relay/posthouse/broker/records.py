@@ -70,7 +70,12 @@ class Loan(Struct, gc=False):
 
     seq: int
     id: str
+    mailbox: MailboxNo
     shelf: int
+    bucket: BucketKey
+    """The bucket by which it came."""
+    reader: str | None
+    """The name under which that bucket is read."""
     deliveries: int
     more: Loan | None = None
     """Another message with the same ciphertext, from another mailbox of the bucket."""
@@ -134,7 +139,7 @@ class Mailbox(StoredMailbox):
 class Bucket:
     """A bucket that somebody reads. ``home`` holds what was published to the bucket itself."""
 
-    __slots__ = ("committed", "home", "key", "readers", "shelves")
+    __slots__ = ("committed", "holds", "home", "key", "readers", "shelves")
 
     def __init__(self, key: BucketKey, prefixes: tuple[int, ...], home: Mailbox, committed: int) -> None:
         self.key = key
@@ -143,6 +148,8 @@ class Bucket:
         self.committed = committed
         """The highest ``seq`` committed to one of its mailboxes; lower ones may still be pending."""
         self.readers: list[Subscription] = []
+        self.holds = 0
+        """Requests under way that need it to stay."""
 
 
 class Mode(IntEnum):
@@ -162,13 +169,25 @@ ENDED: Final = Mode.ENDED
 
 
 class Catchup:
-    """One ``subscribe`` whose ``caught_up`` is due: ``waiting`` subscriptions have backlog left."""
+    """One ``subscribe`` whose ``caught_up`` is due: ``waiting`` subscriptions have backlog up to ``target`` left."""
 
-    __slots__ = ("ref", "waiting")
+    __slots__ = ("ref", "target", "waiting")
 
-    def __init__(self, ref: int, waiting: int) -> None:
+    def __init__(self, ref: int, target: int, waiting: int) -> None:
         self.ref = ref
+        self.target = target
         self.waiting = waiting
+
+
+class Merge:
+    """Several places of one ``subscribe``: their backlogs go out as one, in ``seq`` order, up to ``upto``."""
+
+    __slots__ = ("members", "reading", "upto")
+
+    def __init__(self, members: list[Subscription], upto: int) -> None:
+        self.members = members
+        self.upto = upto
+        self.reading = False
 
 
 class Subscription:
@@ -177,8 +196,8 @@ class Subscription:
     __slots__ = (
         "catchups",
         "live",
+        "merge",
         "mode",
-        "newest_from",
         "place",
         "position",
         "reader",
@@ -197,10 +216,21 @@ class Subscription:
         self.mode: Mode = BACKLOG
         self.position = position
         """In mode BACKLOG: everything up to this ``seq`` has been sent or needs no sending."""
-        self.target = 0
         self.reading = False
-        self.catchups: tuple[Catchup, ...] = ()
-        """Requests that wait for its backlog."""
+        """A page was asked for and has not been answered."""
+        self.target = 0
+        """Where the backlog that it asked for ends."""
+        self.merge: Merge | None = None
+        self.catchups: list[Catchup] | None = None
+
+    @property
+    def limit(self) -> int:
+        """The highest ``seq`` that it brings."""
+        return sys.maxsize if self.live else self.target
+
+    def brings(self, seq: int) -> bool:
+        """Whether a message of its place comes, or came, by it."""
+        return self.mode is not ENDED and seq <= self.limit
 
 
 class Sender:
@@ -247,6 +277,7 @@ class Session:
         "closed",
         "credit",
         "dirty",
+        "draining",
         "effects",
         "guest",
         "lent",
@@ -255,9 +286,11 @@ class Session:
         "out",
         "own",
         "port",
+        "put_off",
         "queue",
         "sender",
         "subscriptions",
+        "superseded",
         "unlimited",
         "window",
     )
@@ -279,9 +312,14 @@ class Session:
         """Its subscription as the owner of its mailbox."""
         self.subscriptions: dict[str, Subscription] = {}
         """All its subscriptions, by the name of mailbox or bucket."""
+        self.put_off: set[str] | None = None
+        """Ids that it is offered again after a while, because it was busy."""
+        self.superseded = False
         self.sender: Sender | None = None
         self.opening = False
         """A request is waiting for the store; the next ones wait in ``queue``."""
+        self.draining = False
+        """Its queue is being worked off."""
         self.queue: list[Attend | Unsubscribe | StatusRequest] | None = None
         self.effects: list[Effect] = []
         self.dirty = False

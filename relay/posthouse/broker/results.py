@@ -172,8 +172,13 @@ class Results:
     def _want(self, sender: Sender, entry: Entry, kinds: list[str]) -> None:
         if sender.session.closed:
             return
+        wants = self._wants.setdefault(entry.seq, [])
+        for want in wants:
+            if want.sender is sender:
+                want.kinds = [*want.kinds, *(kind for kind in kinds if kind not in want.kinds)]
+                return
         recipient = entry.box.name if entry.box.of_address else None
-        self._wants.setdefault(entry.seq, []).append(Want(sender, entry.id, recipient, kinds))
+        wants.append(Want(sender, entry.id, recipient, kinds))
         sender.receipts.add(entry.seq)
 
     def was_delivered(self, seq: int) -> None:
