@@ -62,3 +62,20 @@ def test_above_the_memory_watermark_nothing_new_is_taken_until_memory_has_shrunk
     reader.close()
     relay.wait_for("memory below the watermark again")
     assert dial(relay).post(b"again", recipient=ALICE.address)["status"] == "undeliverable"
+
+
+def test_on_a_nearly_full_disk_new_messages_are_refused_and_old_ones_still_go_out(
+    make_relay: MakeRelay, dial: Dial
+) -> None:
+    relay = make_relay().start()
+    assert dial(relay).post(b"kept", recipient=ALICE.address)["status"] == "stored"
+    assert relay.stop() == 0
+    relay.config = f"store.min_free_bytes = {2**62}\n"
+    relay.start()
+    result = dial(relay).post(b"more", recipient=ALICE.address)
+    assert (result["status"], result["code"], result["fallback"]) == ("rejected", "store-unavailable", True)
+    reader = dial(relay, ALICE)
+    (kept,) = reader.subscribe()[1]
+    reader.ack(kept["id"])
+    reader.settle()
+    assert relay.events().count("the disk is nearly full: no new messages are taken") == 1

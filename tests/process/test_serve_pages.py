@@ -51,6 +51,7 @@ def test_metrics_count_what_happened(relay: RelayProcess, dial: Dial) -> None:
     assert metrics["posthouse_connections_opened_total"] == 3
     assert metrics["posthouse_store_messages"] >= 1
     assert metrics["posthouse_store_bytes"] >= 3
+    assert metrics["posthouse_disk_free_bytes"] > 0
     assert metrics["posthouse_epoch"] == 1
     assert metrics['posthouse_role{role="active"}'] == 1
     assert metrics["posthouse_commit_seconds_count"] >= 1

@@ -25,6 +25,7 @@ def snapshot(**changes: Any) -> Snapshot:
         "store_healthy": True,
         "store_messages": 3,
         "store_bytes": 30,
+        "disk_free_bytes": None,
         "lease_kind": "none",
         "connections": 2,
         "sessions": {"legacy": 2},

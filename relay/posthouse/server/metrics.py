@@ -120,6 +120,8 @@ def _of_this_member(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("posthouse_store_healthy", "1 while the store takes writes.", snapshot.store_healthy)
     yield _gauge("posthouse_store_messages", "Messages in the store.", snapshot.store_messages)
     yield _gauge("posthouse_store_bytes", "Bytes of ciphertext in the store.", snapshot.store_bytes)
+    if snapshot.disk_free_bytes is not None:
+        yield _gauge("posthouse_disk_free_bytes", "Free space on the store's disk.", snapshot.disk_free_bytes)
     yield _gauge(
         "posthouse_memory_watermark_bytes", "Above it nothing new is taken.", snapshot.memory_limit_bytes
     )

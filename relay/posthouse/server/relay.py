@@ -66,6 +66,8 @@ class Relay:
         self._watermark = memory.MemoryWatermark(
             config.limits.memory_watermark_bytes or memory.default_limit_bytes(), memory.resident_bytes
         )
+        path = config.sqlite_path
+        self._floor = DiskFloor(path.absolute().parent if path else None, config.store.min_free_bytes)
         self._member = platform.node() or "relay"
         self._lease_kind = "none"
         self._servers: list[asyncio.Server] = []
@@ -192,15 +194,13 @@ class Relay:
             self._open.push_async_callback(control.close)
 
     def _start_watch(self) -> None:
-        config = self._config
-        path = config.sqlite_path
         watch = Watch(
             self._front,
             self._conditions,
             self._watermark,
-            DiskFloor(path.absolute().parent if path else None, config.store.min_free_bytes),
+            self._floor,
             self._certificate,
-            config.server.tls_reload_s,
+            self._config.server.tls_reload_s,
         )
         watch.look()
         self._open.callback(asyncio.create_task(watch.run(), name="watch").cancel)
@@ -242,6 +242,7 @@ class Relay:
             store_healthy=self._engine.store_healthy,
             store_messages=total.count,
             store_bytes=total.bytes,
+            disk_free_bytes=self._floor.free_bytes,
             lease_kind=self._lease_kind,
             connections=self._front.count,
             sessions=self._front.sessions,

@@ -31,6 +31,8 @@ class Snapshot:
     store_healthy: bool
     store_messages: int
     store_bytes: int
+    disk_free_bytes: int | None
+    """Of the store's disk; None for a store without one."""
     lease_kind: str
     connections: int
     sessions: Mapping[str, int]

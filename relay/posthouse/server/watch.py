@@ -37,8 +37,8 @@ class DiskFloor:
     def __init__(self, folder: Path | None, min_free_bytes: int) -> None:
         """``folder``: None for a store without a disk."""
         self.reached = False
-        self.free_bytes = 0
-        """At the last look."""
+        self.free_bytes: int | None = None
+        """At the last look; None where there is nothing to look at."""
         self._folder = folder
         self._min_free_bytes = min_free_bytes
 
@@ -50,8 +50,8 @@ class DiskFloor:
             found = os.statvfs(self._folder)
         except OSError:
             return False  # the store itself will say what is wrong
-        self.free_bytes = found.f_bavail * found.f_frsize
-        before, self.reached = self.reached, self.free_bytes < self._min_free_bytes
+        self.free_bytes = free = found.f_bavail * found.f_frsize
+        before, self.reached = self.reached, free < self._min_free_bytes
         return self.reached != before
 
 
