@@ -117,7 +117,10 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = COMMAND_TIMEOUT_
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
             _connect(connection, path)
-            connection.sendall(msgspec.json.encode(request) + b"\n")
+            try:
+                connection.sendall(msgspec.json.encode(request) + b"\n")
+            except BrokenPipeError:
+                pass  # refused unheard: the answer says why
             line = b""
             while not line.endswith(b"\n"):
                 piece = connection.recv(MAX_LINE_BYTES)
