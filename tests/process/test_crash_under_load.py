@@ -41,7 +41,9 @@ def crowd(key: Callable[[str], Key]) -> Crowd:
 
 
 @pytest.mark.timeout(240)
-def test_ten_times_kill_9_in_the_middle_of_a_stream_loses_nothing_promised(own_relay: RelayOf, crowd: Crowd):
+def test_ten_times_kill_9_in_the_middle_of_a_stream_loses_nothing_promised(
+    own_relay: RelayOf, crowd: Crowd
+) -> None:
     relay, books, chance = own_relay(), crowd.books, random.Random(2024)
     for _ in range(ROUNDS):
         before = len(books.promised)
@@ -59,7 +61,7 @@ def test_ten_times_kill_9_in_the_middle_of_a_stream_loses_nothing_promised(own_r
     assert books.statuses["stored"] and books.statuses["delivered"] and books.statuses["duplicate"]
 
 
-def test_a_paused_relay_goes_on_where_it_was(own_relay: RelayOf, crowd: Crowd):
+def test_a_paused_relay_goes_on_where_it_was(own_relay: RelayOf, crowd: Crowd) -> None:
     relay, books = own_relay(), crowd.books
     with load(relay, crowd.senders, [*crowd.online, *crowd.half]) as stopping:
         for _ in range(3):
@@ -78,7 +80,7 @@ def test_a_paused_relay_goes_on_where_it_was(own_relay: RelayOf, crowd: Crowd):
 
 
 @pytest.mark.parametrize("drain_s", [0, 1])
-def test_sigterm_under_load_loses_nothing_promised(own_relay: RelayOf, crowd: Crowd, drain_s: float):
+def test_sigterm_under_load_loses_nothing_promised(own_relay: RelayOf, crowd: Crowd, drain_s: float) -> None:
     relay, books = own_relay(drain_s=drain_s), crowd.books
     with load(relay, crowd.senders, [*crowd.online, *crowd.half]):
         books.wait_for_results(2000)
@@ -93,7 +95,7 @@ def test_sigterm_under_load_loses_nothing_promised(own_relay: RelayOf, crowd: Cr
 
 def test_an_ack_that_was_committed_is_not_forgotten_by_kill_9(
     own_relay: RelayOf, dial: Dial, key: Callable[[str], Key]
-):
+) -> None:
     relay = own_relay()
     sender, recipient = dial(relay, key("sender")), key("reader").address
     contents = [b"%d" % n for n in range(100)]
@@ -114,7 +116,7 @@ def test_an_ack_that_was_committed_is_not_forgotten_by_kill_9(
 
 def test_kill_9_twice_without_a_word_between_keeps_what_was_stored(
     own_relay: RelayOf, dial: Dial, key: Callable[[str], Key]
-):
+) -> None:
     relay = own_relay()
     sender, recipient = dial(relay), key("reader").address
     contents = [b"%d" % n for n in range(20)]

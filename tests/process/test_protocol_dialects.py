@@ -28,7 +28,7 @@ def relay(shared_relay: RelayOf) -> RelayProcess:
 @pytest.mark.parametrize("vector", [one for one in VECTORS if "key" in one], ids=lambda one: str(one["name"]))
 def test_both_forms_of_an_address_and_both_buckets_are_those_of_the_vectors(
     vector: dict[str, dict[str, str]],
-):
+) -> None:
     key = Key(bytes.fromhex(vector["key"]["seed_hex"]))
     assert key.public.hex() == vector["key"]["public_hex"]
     assert [key.address, key.identity_address] == list(vector["addresses"])
@@ -50,21 +50,21 @@ def test_both_forms_of_an_address_and_both_buckets_are_those_of_the_vectors(
 )
 def test_the_clients_first_known_subprotocol_wins(
     relay: RelayProcess, dial: Dial, offered: list[str], chosen: str
-):
+) -> None:
     opened = dial.socket(relay, protocols=offered)
     assert opened.response["sec-websocket-protocol"] == chosen
     opcode, _ = opened.read_message()
     assert opcode == (TEXT if chosen.endswith("json") else BINARY)
 
 
-def test_no_subprotocol_is_the_legacy_dialect(relay: RelayProcess, dial: Dial):
+def test_no_subprotocol_is_the_legacy_dialect(relay: RelayProcess, dial: Dial) -> None:
     opened = dial.socket(relay)
     assert "sec-websocket-protocol" not in opened.response
     opened.send_text(SUBSCRIBE_LEGACY)
     assert opened.read_text() == '{"subscribe": true}'
 
 
-def test_no_subprotocol_is_refused_with_400_where_legacy_is_off(shared_relay: RelayOf):
+def test_no_subprotocol_is_refused_with_400_where_legacy_is_off(shared_relay: RelayOf) -> None:
     relay = shared_relay("legacy.enabled = false\n")
     with pytest.raises(Refused) as refused:
         WireSocket(relay.port)
@@ -73,7 +73,7 @@ def test_no_subprotocol_is_refused_with_400_where_legacy_is_off(shared_relay: Re
 
 
 @pytest.mark.parametrize("offered", [["chat"], ["posthouse.v3.msgpack", "POSTHOUSE.V2.JSON"]])
-def test_only_unknown_subprotocols_are_refused_with_400(relay: RelayProcess, offered: list[str]):
+def test_only_unknown_subprotocols_are_refused_with_400(relay: RelayProcess, offered: list[str]) -> None:
     with pytest.raises(Refused) as refused:
         WireSocket(relay.port, protocols=offered)
     assert refused.value.status == 400
@@ -84,11 +84,11 @@ def test_only_unknown_subprotocols_are_refused_with_400(relay: RelayProcess, off
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/a/b?c=d", "/%20"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_any_path_is_accepted(relay: RelayProcess, dial: Dial, path: str, encoding: str):
+def test_any_path_is_accepted(relay: RelayProcess, dial: Dial, path: str, encoding: str) -> None:
     dial.unopened(relay, encoding, path=path).open()
 
 
-def test_plain_get_of_the_root_answers_the_information_document(relay: RelayProcess, dial: Dial):
+def test_plain_get_of_the_root_answers_the_information_document(relay: RelayProcess, dial: Dial) -> None:
     status, body = relay.get("/", port=relay.port)
     assert status == 200
     document = json.loads(body)
@@ -107,11 +107,11 @@ def test_plain_get_of_the_root_answers_the_information_document(relay: RelayProc
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/other"), ("POST", "/"), ("HEAD", "/"), ("PUT", "/x")])
-def test_other_plain_requests_answer_426(relay: RelayProcess, method: str, path: str):
+def test_other_plain_requests_answer_426(relay: RelayProcess, method: str, path: str) -> None:
     assert relay.get(path, method, port=relay.port)[0] == 426
 
 
-def test_permessage_deflate_is_never_negotiated(relay: RelayProcess, dial: Dial):
+def test_permessage_deflate_is_never_negotiated(relay: RelayProcess, dial: Dial) -> None:
     opened = dial.unopened(
         relay, headers=["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"]
     )
@@ -120,7 +120,9 @@ def test_permessage_deflate_is_never_negotiated(relay: RelayProcess, dial: Dial)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_frame_over_the_limit_closes_1009_before_it_is_read(relay: RelayProcess, dial: Dial, encoding: str):
+def test_a_frame_over_the_limit_closes_1009_before_it_is_read(
+    relay: RelayProcess, dial: Dial, encoding: str
+) -> None:
     client = dial(relay, encoding=encoding)
     # Only the head of the frame: the relay must not wait for the rest.
     client.send_bytes(
@@ -129,7 +131,7 @@ def test_a_frame_over_the_limit_closes_1009_before_it_is_read(relay: RelayProces
     assert client.wait_closed().code == 1009
 
 
-def test_fragments_over_the_limit_together_close_1009(relay: RelayProcess, dial: Dial):
+def test_fragments_over_the_limit_together_close_1009(relay: RelayProcess, dial: Dial) -> None:
     client = dial(relay)
     part = bytes(300_000)
     client.send_frame(BINARY, part, fin=False)
@@ -139,7 +141,7 @@ def test_fragments_over_the_limit_together_close_1009(relay: RelayProcess, dial:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_frame_of_just_the_limit_is_read(relay: RelayProcess, dial: Dial, encoding: str):
+def test_a_frame_of_just_the_limit_is_read(relay: RelayProcess, dial: Dial, encoding: str) -> None:
     client = dial(relay, encoding=encoding)
     empty = len('{"type":"ping","t":"","pad":""}') if encoding == "json" else 0
     if encoding == "json":
@@ -154,7 +156,7 @@ def test_a_frame_of_just_the_limit_is_read(relay: RelayProcess, dial: Dial, enco
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_servers_own_arrays_stay_below_the_frame_limit(
     shared_relay: RelayOf, dial: Dial, key: Callable[[str], Key], encoding: str
-):
+) -> None:
     relay = shared_relay("limits.max_frame_bytes = 65536\n")
     reader, sender = key("reader"), dial(relay, key("sender"))
     refs = [sender.publish(bytes([n]) * 9000, recipient=reader.address) for n in range(40)]
@@ -173,7 +175,7 @@ def test_the_servers_own_arrays_stay_below_the_frame_limit(
 # --- 1, keep-alive
 
 
-def test_pings_of_either_dialect_are_answered_with_their_payload(relay: RelayProcess, dial: Dial):
+def test_pings_of_either_dialect_are_answered_with_their_payload(relay: RelayProcess, dial: Dial) -> None:
     legacy = dial.socket(relay)
     for opened in (legacy, dial(relay)):
         opened.send_frame(PING, b"are you there")
@@ -183,7 +185,7 @@ def test_pings_of_either_dialect_are_answered_with_their_payload(relay: RelayPro
 @pytest.mark.parametrize("protocols", [(), ("posthouse.v2.json",), ("posthouse.v2.msgpack",)], ids=str)
 def test_a_silent_peer_is_pinged_and_then_closed_1011(
     shared_relay: RelayOf, dial: Dial, protocols: tuple[str, ...]
-):
+) -> None:
     relay = shared_relay("limits.idle_timeout_s = 1.0\n")
     opened = dial.socket(relay, protocols=protocols)
     opened.auto_pong = False
@@ -191,7 +193,7 @@ def test_a_silent_peer_is_pinged_and_then_closed_1011(
     assert opened.pings
 
 
-def test_a_peer_that_answers_pings_stays(shared_relay: RelayOf, dial: Dial):
+def test_a_peer_that_answers_pings_stays(shared_relay: RelayOf, dial: Dial) -> None:
     relay = shared_relay("limits.idle_timeout_s = 1.0\n")
     answering = dial(relay)
     # Two silent ones, one after the other, are closed meanwhile: longer than the limit in any case.
@@ -220,7 +222,7 @@ def _look(client: WireClient) -> Closed | None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("t", [0, 1.5, "text", None, 2**53])
-def test_v2_has_a_ping_of_its_own(relay: RelayProcess, dial: Dial, encoding: str, t: object):
+def test_v2_has_a_ping_of_its_own(relay: RelayProcess, dial: Dial, encoding: str, t: object) -> None:
     client = dial(relay, encoding=encoding)
     client.send({"type": "ping", "t": t})
     pong = client.expect("pong", t=t)
@@ -229,7 +231,7 @@ def test_v2_has_a_ping_of_its_own(relay: RelayProcess, dial: Dial, encoding: str
 
 def test_an_address_is_only_valid_in_its_exact_base58_form(
     relay: RelayProcess, dial: Dial, key: Callable[[str], Key]
-):
+) -> None:
     reader, sender = key("reader"), dial(relay)
     for wrong in (
         f" {reader.address}",

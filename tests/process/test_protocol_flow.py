@@ -45,7 +45,7 @@ def closed_with(relay: RelayProcess, code: int) -> float:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_of_too_many_connections_of_a_key_the_oldest_is_superseded_and_closed_4505(
     shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     relay = shared_relay("limits.connections_per_key = 2\n")
     oldest, second = (dial(relay, key("device"), encoding) for _ in range(2))
     oldest.subscribe()
@@ -58,7 +58,9 @@ def test_of_too_many_connections_of_a_key_the_oldest_is_superseded_and_closed_45
     assert second.settle() == third.settle() == []
 
 
-def test_other_keys_and_anonymous_connections_do_not_count(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_other_keys_and_anonymous_connections_do_not_count(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay("limits.connections_per_key = 2\n")
     clients = [dial(relay, key("device")), dial(relay, key("device")), dial(relay, key("other"))]
     clients += [dial(relay) for _ in range(5)]
@@ -66,7 +68,7 @@ def test_other_keys_and_anonymous_connections_do_not_count(shared_relay: RelayOf
         assert client.settle() == []
 
 
-def test_a_superseded_reader_loses_nothing(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_a_superseded_reader_loses_nothing(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay("limits.connections_per_key = 2\n")
     ids = leave(relay, dial, key("sender"), key("device").address, 3, 100)
     oldest = dial(relay, key("device"))
@@ -80,7 +82,7 @@ def test_a_superseded_reader_loses_nothing(shared_relay: RelayOf, dial: Dial, ke
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_rest_follows_as_acks_arrive(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str):
+def test_the_rest_follows_as_acks_arrive(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str) -> None:
     ids = leave(relay, dial, key("sender"), key("reader").address, 100, 200)
     client = dial(relay, key("reader"), encoding, window=7)
     client.request("subscribe")
@@ -99,7 +101,9 @@ def test_the_rest_follows_as_acks_arrive(relay: RelayProcess, dial: Dial, key: K
     client.wait_for("caught_up")
 
 
-def test_a_full_window_does_not_hold_back_results_and_pongs(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_full_window_does_not_hold_back_results_and_pongs(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     leave(relay, dial, key("sender"), key("reader").address, 3, 20)
     client = dial(relay, key("reader"), window=1)
     client.subscribe_without_waiting()
@@ -110,7 +114,7 @@ def test_a_full_window_does_not_hold_back_results_and_pongs(relay: RelayProcess,
 
 def test_live_messages_beyond_the_window_wait_in_the_store_and_follow_in_order(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     client, sender = dial(relay, key("reader"), window=2), dial(relay)
     client.subscribe()
     contents = [b"%d" % n for n in range(20)]
@@ -124,7 +128,7 @@ def test_live_messages_beyond_the_window_wait_in_the_store_and_follow_in_order(
     assert seen == contents
 
 
-def test_a_reader_that_takes_its_time_gets_everything(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_a_reader_that_takes_its_time_gets_everything(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay(SMALL)
     ids = leave(relay, dial, key("sender"), key("reader").address, 200, 20_000)
     client = dial.unopened(relay, receive_buffer_bytes=8192).open(key("reader"), window=4096)
@@ -137,7 +141,7 @@ def test_a_reader_that_takes_its_time_gets_everything(shared_relay: RelayOf, dia
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_reader_whose_socket_takes_nothing_is_closed_4001(
     shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     relay = shared_relay(IMPATIENT)
     ids = leave(relay, dial, key("sender"), key("reader").address, 200, 30_000)
     before = closed_with(relay, 4001)
@@ -156,7 +160,9 @@ def test_a_reader_whose_socket_takes_nothing_is_closed_4001(
 # --- from a sender
 
 
-def test_a_sender_that_does_not_read_its_results_can_still_ack(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_sender_that_does_not_read_its_results_can_still_ack(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     client, other = dial(relay, key("reader")), dial(relay)
     client.subscribe()
     ref = other.publish(b"one", recipient=key("reader").address)
@@ -172,7 +178,7 @@ def test_a_sender_that_does_not_read_its_results_can_still_ack(relay: RelayProce
 # --- the whole relay
 
 
-def test_a_connection_beyond_the_limit_is_closed_1013(own_relay: RelayOf, dial: Dial):
+def test_a_connection_beyond_the_limit_is_closed_1013(own_relay: RelayOf, dial: Dial) -> None:
     relay = own_relay("limits.max_connections = 3\n")
     kept = [dial(relay) for _ in range(3)]
     with pytest.raises(Closed) as refused:
@@ -185,6 +191,6 @@ def test_a_connection_beyond_the_limit_is_closed_1013(own_relay: RelayOf, dial: 
     dial(relay)
 
 
-def test_no_error_of_these_tests_was_an_internal_one(relay: RelayProcess, dial: Dial):
+def test_no_error_of_these_tests_was_an_internal_one(relay: RelayProcess, dial: Dial) -> None:
     assert "text" not in {name for line in relay.lines for name in line}
     assert not [line for line in relay.lines if line.get("level") in ("error", "critical")]

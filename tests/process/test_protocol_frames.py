@@ -17,7 +17,9 @@ def relay(shared_relay: RelayOf) -> RelayProcess:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_frame_is_one_message_or_an_array_handled_in_order(relay: RelayProcess, dial: Dial, encoding: str):
+def test_a_frame_is_one_message_or_an_array_handled_in_order(
+    relay: RelayProcess, dial: Dial, encoding: str
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send({"type": "ping", "t": 1})
     client.expect("pong", t=1)
@@ -26,7 +28,9 @@ def test_a_frame_is_one_message_or_an_array_handled_in_order(relay: RelayProcess
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_an_array_may_mix_types(relay: RelayProcess, dial: Dial, key: Callable[[str], Key], encoding: str):
+def test_an_array_may_mix_types(
+    relay: RelayProcess, dial: Dial, key: Callable[[str], Key], encoding: str
+) -> None:
     reader = key("reader")
     client = dial(relay, reader, encoding)
     client.send_array(
@@ -44,7 +48,7 @@ def test_an_array_may_mix_types(relay: RelayProcess, dial: Dial, key: Callable[[
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("items", [[], [{"type": "ping", "t": 0}]], ids=["empty", "of one"])
-def test_short_arrays_are_fine(relay: RelayProcess, dial: Dial, encoding: str, items: list[Any]):
+def test_short_arrays_are_fine(relay: RelayProcess, dial: Dial, encoding: str, items: list[Any]) -> None:
     client = dial(relay, encoding=encoding)
     client.send_array(items)
     assert [item["type"] for item in client.settle()] == ["pong"] * len(items)
@@ -53,7 +57,7 @@ def test_short_arrays_are_fine(relay: RelayProcess, dial: Dial, encoding: str, i
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_message_in_fragments_with_a_ping_between_is_one_message(
     relay: RelayProcess, dial: Dial, encoding: str
-):
+) -> None:
     client = dial(relay, encoding=encoding)
     payload = b'{"type":"ping","t":"parts"}' if encoding == "json" else b"\x82\xa4type\xa4ping\xa1t\xa5parts"
     client.send_frame(TEXT if encoding == "json" else BINARY, payload[:5], fin=False)
@@ -67,7 +71,7 @@ def test_a_message_in_fragments_with_a_ping_between_is_one_message(
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("ref", [0, 1, 2**32, 2**53 - 1])
-def test_ref_is_echoed(relay: RelayProcess, dial: Dial, encoding: str, ref: int):
+def test_ref_is_echoed(relay: RelayProcess, dial: Dial, encoding: str, ref: int) -> None:
     client = dial(relay, encoding=encoding)
     client.send({"type": "status", "ref": ref})
     client.expect("status", ref=ref)
@@ -77,7 +81,7 @@ def test_ref_is_echoed(relay: RelayProcess, dial: Dial, encoding: str, ref: int)
 @pytest.mark.parametrize("ref", [-1, 2**53, 1.5, "1", None, True])
 def test_an_unusable_ref_is_invalid_and_not_echoed(
     relay: RelayProcess, dial: Dial, encoding: str, ref: object
-):
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send({"type": "status", "ref": ref})
     assert "ref" not in client.expect("error", code="invalid")
@@ -89,7 +93,7 @@ def test_an_unusable_ref_is_invalid_and_not_echoed(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_unknown_fields_are_ignored(
     relay: RelayProcess, dial: Dial, key: Callable[[str], Key], encoding: str
-):
+) -> None:
     client = dial.unopened(relay, encoding)
     client.open(key("reader"), colour="red", nested={"a": [1, None]})
     client.send({"type": "ping", "t": 1, "colour": ["x", {"y": 2.5}]})
@@ -139,7 +143,7 @@ def test_unknown_fields_are_ignored(
 )
 def test_a_bad_item_is_answered_alone_and_the_rest_goes_on(
     relay: RelayProcess, dial: Dial, encoding: str, item: Any
-):
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send_array([{"type": "ping", "t": 1}, item, {"type": "ping", "t": 2}])
     client.expect("pong", t=1)
@@ -173,7 +177,7 @@ def test_a_bad_item_is_answered_alone_and_the_rest_goes_on(
 )
 def test_a_bad_publish_with_a_usable_ref_is_rejected_invalid(
     relay: RelayProcess, dial: Dial, key: Callable[[str], Key], encoding: str, fields: dict[str, Any]
-):
+) -> None:
     client = dial(relay, encoding=encoding)
     item = {"type": "publish", "ref": 9, "recipient": key("reader").address} | fields
     client.send_array([item, {"type": "ping", "t": 2}])
@@ -203,7 +207,7 @@ def test_a_bad_publish_with_a_usable_ref_is_rejected_invalid(
 )
 def test_a_frame_that_does_not_parse_is_answered_and_closed_4503(
     relay: RelayProcess, dial: Dial, encoding: str, payload: bytes
-):
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send_payload(payload)
     client.expect("error", code="invalid")
@@ -212,7 +216,9 @@ def test_a_frame_that_does_not_parse_is_answered_and_closed_4503(
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("frame", [5, "text", None])
-def test_a_frame_of_something_else_is_answered(relay: RelayProcess, dial: Dial, encoding: str, frame: object):
+def test_a_frame_of_something_else_is_answered(
+    relay: RelayProcess, dial: Dial, encoding: str, frame: object
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send_payload(encode(frame, encoding))
     client.expect("error", code="invalid")
@@ -222,7 +228,7 @@ def test_a_frame_of_something_else_is_answered(relay: RelayProcess, dial: Dial, 
         assert closed.code == 4503
 
 
-def test_text_that_is_not_utf8_closes_1007(relay: RelayProcess, dial: Dial):
+def test_text_that_is_not_utf8_closes_1007(relay: RelayProcess, dial: Dial) -> None:
     client = dial(relay, encoding="json")
     client.send_frame(TEXT, b'{"type":"ping","t":"\xff"}')
     assert client.wait_closed().code in (1007, 4503)
@@ -231,7 +237,7 @@ def test_text_that_is_not_utf8_closes_1007(relay: RelayProcess, dial: Dial):
 @pytest.mark.parametrize("ciphertext", ["AAA", "AA==AA==", "A A=", "_-_-", "AAAA\n"])
 def test_json_byte_strings_are_standard_base64_with_padding(
     relay: RelayProcess, dial: Dial, key: Callable[[str], Key], ciphertext: str
-):
+) -> None:
     client = dial(relay, encoding="json")
     client.send({"type": "publish", "ref": 1, "recipient": key("reader").address, "ciphertext": ciphertext})
     client.expect("result", ref=1, status="rejected", code="invalid")
@@ -239,7 +245,7 @@ def test_json_byte_strings_are_standard_base64_with_padding(
 
 def test_messages_cross_from_one_encoding_to_the_other_unchanged(
     relay: RelayProcess, dial: Dial, key: Callable[[str], Key]
-):
+) -> None:
     every_byte = bytes(range(256)) * 3 + b"x"
     for sent_in, read_in in (("json", "msgpack"), ("msgpack", "json")):
         reader = key(read_in)

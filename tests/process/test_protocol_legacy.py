@@ -74,7 +74,7 @@ def backlog(relay: RelayProcess, dial: Dial, bucket: str, user: str, last: bytes
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
 @pytest.mark.parametrize("vector", FIRST_FRAMES, ids=lambda one: f"row {one['row']}: {one['name']}")
-def test_first_frame(relay: RelayProcess, dial: Dial, vector: dict[str, Any], opcode: int):
+def test_first_frame(relay: RelayProcess, dial: Dial, vector: dict[str, Any], opcode: int) -> None:
     opened = dial.socket(relay)
     opened.send_frame(opcode, vector["send"].encode())
     assert opened.read_message() == (TEXT, vector["answer"].encode())
@@ -85,7 +85,7 @@ def test_first_frame(relay: RelayProcess, dial: Dial, vector: dict[str, Any], op
         assert opened.wait_closed().code == 1000
 
 
-def test_row_6_a_connection_that_says_nothing_is_closed_1000(shared_relay: RelayOf, dial: Dial):
+def test_row_6_a_connection_that_says_nothing_is_closed_1000(shared_relay: RelayOf, dial: Dial) -> None:
     relay = shared_relay("legacy.hello_timeout_s = 0.3\n")
     silent = dial.socket(relay)
     silent.ping(b"a ping is no frame")
@@ -100,7 +100,7 @@ def test_row_6_a_connection_that_says_nothing_is_closed_1000(shared_relay: Relay
 # --- row 7
 
 
-def test_row_7_backlog_in_order_then_live_byte_for_byte(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_row_7_backlog_in_order_then_live_byte_for_byte(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     recipient = key("recipient")
     contents = [bytes(range(256)), b"f", b"fo", b"foo"]
     leave(relay, dial, recipient.address, *contents)
@@ -111,7 +111,7 @@ def test_row_7_backlog_in_order_then_live_byte_for_byte(relay: RelayProcess, dia
 
 
 @pytest.mark.parametrize("width", ["bucket_14", "bucket_16"])
-def test_row_7_both_bucket_widths_are_read(relay: RelayProcess, dial: Dial, key: KeyOf, width: str):
+def test_row_7_both_bucket_widths_are_read(relay: RelayProcess, dial: Dial, key: KeyOf, width: str) -> None:
     leave(relay, dial, key("recipient").identity_address, b"one")
     assert backlog(relay, dial, getattr(key("recipient"), width), "u", b"one") == [message_text(b"one")]
 
@@ -121,7 +121,7 @@ def test_row_7_both_bucket_widths_are_read(relay: RelayProcess, dial: Dial, key:
 
 def test_row_8_a_publish_is_answered_by_nothing_and_reaches_its_owner(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     owner = dial(relay, key("owner"))
     owner.subscribe()
     sender = reader(relay, dial, bucket_of_number(2), "u")
@@ -135,7 +135,9 @@ def test_row_8_a_publish_is_answered_by_nothing_and_reaches_its_owner(
     assert sender.wait_pong() == []
 
 
-def test_row_8_what_is_published_to_somebody_away_is_stored(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_row_8_what_is_published_to_somebody_away_is_stored(
+    own_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = own_relay()
     sender = reader(relay, dial, key("owner").bucket_16, "u")
     sender.send_text(publish_frame(b"one", key("owner").address))
@@ -165,7 +167,7 @@ def test_row_8_what_is_published_to_somebody_away_is_stored(own_relay: RelayOf, 
 )
 def test_row_8_a_bad_publish_is_dropped_without_a_word(
     relay: RelayProcess, dial: Dial, key: KeyOf, data: dict[str, Any]
-):
+) -> None:
     owner = key("owner")
     sender = reader(relay, dial, owner.bucket_14, "u")
     frame = json.dumps({"Type": "EncryptedMessage", "Data": data}).replace("{address}", owner.address)
@@ -178,7 +180,7 @@ def test_row_8_a_bad_publish_is_dropped_without_a_word(
 
 def test_row_8_a_publish_above_the_quota_is_dropped_without_a_word(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay("quota.guest_mailbox_messages = 2\n")
     sender = reader(relay, dial, key("owner").bucket_14, "u")
     for n in range(4):
@@ -193,7 +195,7 @@ def test_row_8_a_publish_above_the_quota_is_dropped_without_a_word(
 
 def test_row_9_an_ack_marks_for_that_user_alone_and_is_idempotent(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     recipient = key("recipient")
     leave(relay, dial, recipient.address, b"one", b"two")
     opened = reader(relay, dial, recipient.bucket_14, "alice")
@@ -210,7 +212,7 @@ def test_row_9_an_ack_marks_for_that_user_alone_and_is_idempotent(
     assert [item["ciphertext"] for item in owner.subscribe()[1]] == [b"one", b"two"]
 
 
-def test_acks_have_a_name_space_of_their_own(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_acks_have_a_name_space_of_their_own(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     name = "a name of both dialects"
     leave(relay, dial, key("recipient").address, b"one")
     opened = reader(relay, dial, key("recipient").bucket_14, name)
@@ -222,7 +224,7 @@ def test_acks_have_a_name_space_of_their_own(relay: RelayProcess, dial: Dial, ke
     assert len(v2.subscribe(buckets=[key("recipient").bucket_14], reader=name)[1]) == 1
 
 
-def test_marks_outlive_a_restart(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_marks_outlive_a_restart(own_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = own_relay()
     leave(relay, dial, key("recipient").address, b"one", b"two")
     opened = reader(relay, dial, key("recipient").bucket_16, "alice")
@@ -238,7 +240,7 @@ def test_marks_outlive_a_restart(own_relay: RelayOf, dial: Dial, key: KeyOf):
 @pytest.mark.parametrize("form", ["address", "identity_address"])
 def test_acks_of_a_user_that_is_a_peer_id_count_for_that_connection_only(
     relay: RelayProcess, dial: Dial, key: KeyOf, form: str
-):
+) -> None:
     recipient = key("recipient")
     leave(relay, dial, recipient.address, b"one")
     user = getattr(recipient, form)
@@ -274,7 +276,7 @@ def test_acks_of_a_user_that_is_a_peer_id_count_for_that_connection_only(
 @pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
 def test_row_10_anything_else_is_answered_by_nothing_and_the_connection_stays(
     relay: RelayProcess, dial: Dial, key: KeyOf, frame: str, opcode: int
-):
+) -> None:
     opened = reader(relay, dial, key("recipient").bucket_14, "u")
     if frame == "second subscribe":
         frame = subscribe_frame(key("other").bucket_14, "v")
@@ -289,7 +291,9 @@ def test_row_10_anything_else_is_answered_by_nothing_and_the_connection_stays(
 # --- the rules
 
 
-def test_every_socket_of_a_subscription_key_gets_every_message(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_every_socket_of_a_subscription_key_gets_every_message(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     recipient = key("recipient")
     sockets = [reader(relay, dial, recipient.bucket_14, user) for user in ("a", "b", "b")]
     sockets.append(reader(relay, dial, recipient.bucket_16, "a"))
@@ -297,7 +301,7 @@ def test_every_socket_of_a_subscription_key_gets_every_message(relay: RelayProce
     assert [one.read_text() for one in sockets] == [message_text(b"one")] * 4
 
 
-def test_a_reader_that_never_acks_is_not_held_back(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_reader_that_never_acks_is_not_held_back(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     recipient = key("recipient")
     contents = [b"%d" % n for n in range(700)]
     leave(relay, dial, recipient.address, *contents[:400])
@@ -312,7 +316,7 @@ def test_a_reader_that_never_acks_is_not_held_back(relay: RelayProcess, dial: Di
 
 def test_the_backlog_is_the_newest_up_to_the_limit_oldest_of_them_first(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay("legacy.backlog_limit = 5\n")
     contents = [b"%d" % n for n in range(12)]
     leave(relay, dial, key("recipient").address, *contents)
@@ -322,7 +326,7 @@ def test_the_backlog_is_the_newest_up_to_the_limit_oldest_of_them_first(
 
 def test_keys_match_whatever_their_case_and_the_last_of_duplicates_wins_in_later_frames_too(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     owner = key("owner")
     sender = reader(relay, dial, owner.bucket_14, "u")
     encoded = b64encode(b"one").decode()
@@ -333,7 +337,9 @@ def test_keys_match_whatever_their_case_and_the_last_of_duplicates_wins_in_later
     assert sender.read_text() == message_text(b"one")
 
 
-def test_legacy_may_be_kept_from_publishing_and_from_reading(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_legacy_may_be_kept_from_publishing_and_from_reading(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     silent = shared_relay("legacy.publish = false\nlegacy.read_buckets = false\n")
     owner, recipient = dial(silent, key("owner")), key("owner")
     owner.subscribe()
@@ -346,7 +352,7 @@ def test_legacy_may_be_kept_from_publishing_and_from_reading(shared_relay: Relay
     assert opened.wait_pong() == []
 
 
-def test_nothing_but_a_close_frame_is_sent_when_the_relay_stops(own_relay: RelayOf, dial: Dial):
+def test_nothing_but_a_close_frame_is_sent_when_the_relay_stops(own_relay: RelayOf, dial: Dial) -> None:
     relay = own_relay()
     opened = reader(relay, dial, bucket_of_number(3), "u")
     relay.signal(signal.SIGTERM)

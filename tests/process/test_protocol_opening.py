@@ -30,7 +30,7 @@ def refused(client: WireClient, code: str, close_code: int) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_challenge_has_a_fresh_nonce_the_audience_and_the_time(
     relay: RelayProcess, dial: Dial, encoding: str
-):
+) -> None:
     one, two = (dial.unopened(relay, encoding).challenge for _ in range(2))
     assert len(one["nonce"]) == len(two["nonce"]) == 32
     assert one["nonce"] != two["nonce"]
@@ -53,7 +53,7 @@ def test_challenge_has_a_fresh_nonce_the_audience_and_the_time(
 )
 def test_audience_without_public_names_is_the_listen_address_or_a_loopback_name(
     relay: RelayProcess, dial: Dial, host: str, audience: str
-):
+) -> None:
     client = dial.unopened(relay, authority=host.format(port=relay.port))
     assert client.challenge["audience"] == audience.format(port=relay.port)
 
@@ -72,7 +72,7 @@ def test_audience_without_public_names_is_the_listen_address_or_a_loopback_name(
 )
 def test_audience_is_the_host_if_it_is_public_else_the_first_public_name(
     shared_relay: RelayOf, dial: Dial, host: str, audience: str
-):
+) -> None:
     relay = shared_relay('server.public_names = ["Relay.Example", "other.example:8443"]\n')
     assert dial.unopened(relay, authority=host).challenge["audience"] == audience
 
@@ -83,7 +83,7 @@ def test_audience_is_the_host_if_it_is_public_else_the_first_public_name(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_hello_with_a_key_proves_both_forms_of_its_address(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     device = key("device")
     welcome = dial(relay, device, encoding).welcome
     assert sorted(welcome["addresses"]) == sorted([device.address, device.identity_address])
@@ -93,17 +93,17 @@ def test_hello_with_a_key_proves_both_forms_of_its_address(
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_hello_without_a_key_is_anonymous(relay: RelayProcess, dial: Dial, encoding: str):
+def test_hello_without_a_key_is_anonymous(relay: RelayProcess, dial: Dial, encoding: str) -> None:
     assert dial(relay, encoding=encoding).welcome["addresses"] == []
 
 
-def test_every_session_has_a_name_of_its_own_and_the_relay_one(relay: RelayProcess, dial: Dial):
+def test_every_session_has_a_name_of_its_own_and_the_relay_one(relay: RelayProcess, dial: Dial) -> None:
     one, two = dial(relay).welcome, dial(relay).welcome
     assert one["session"] != two["session"]
     assert one["relay"] == two["relay"]
 
 
-def test_the_relays_id_outlives_a_restart_and_the_epoch_rises(own_relay: RelayOf, dial: Dial):
+def test_the_relays_id_outlives_a_restart_and_the_epoch_rises(own_relay: RelayOf, dial: Dial) -> None:
     relay = own_relay()
     before = dial(relay).welcome
     relay.kill()
@@ -113,7 +113,7 @@ def test_the_relays_id_outlives_a_restart_and_the_epoch_rises(own_relay: RelayOf
     assert after["epoch"] > before["epoch"]
 
 
-def test_welcome_names_the_limits(relay: RelayProcess, dial: Dial):
+def test_welcome_names_the_limits(relay: RelayProcess, dial: Dial) -> None:
     limits = dial(relay).welcome["limits"]
     assert (
         limits.items()
@@ -129,7 +129,7 @@ def test_welcome_names_the_limits(relay: RelayProcess, dial: Dial):
     assert {"max_outbound_bytes", "max_inflight_bytes", "dedupe_window_s"} <= set(limits)
 
 
-def test_the_limits_in_welcome_are_those_configured(shared_relay: RelayOf, dial: Dial):
+def test_the_limits_in_welcome_are_those_configured(shared_relay: RelayOf, dial: Dial) -> None:
     relay = shared_relay(SMALL_WINDOW)
     assert dial(relay).welcome["limits"].items() >= {"max_window": 3, "live_timeout_ms": 50}.items()
 
@@ -137,19 +137,21 @@ def test_the_limits_in_welcome_are_those_configured(shared_relay: RelayOf, dial:
 # --- failures
 
 
-def test_a_wrong_signature_is_auth_required_and_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_wrong_signature_is_auth_required_and_closed_4501(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     client = dial.unopened(relay)
     client.send(client.hello_item(key("device"), signature=bytes(64)))
     refused(client, "auth-required", 4501)
 
 
-def test_a_signature_of_another_key_is_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_signature_of_another_key_is_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     client = dial.unopened(relay)
     client.send(client.hello_item(key("device")) | {"key": key("other").public})
     refused(client, "auth-required", 4501)
 
 
-def test_a_signature_for_another_audience_is_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_signature_for_another_audience_is_closed_4501(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     client, device = dial.unopened(relay), key("device")
     signature = device.sign("evil.example", client.challenge["nonce"])
     client.send(client.hello_item(device, signature=signature))
@@ -158,7 +160,7 @@ def test_a_signature_for_another_audience_is_closed_4501(relay: RelayProcess, di
 
 def test_a_signature_over_another_connections_nonce_is_closed_4501(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     first, second, device = dial.unopened(relay), dial.unopened(relay), key("device")
     replayed = first.hello_item(device)
     first.send(replayed)
@@ -168,7 +170,7 @@ def test_a_signature_over_another_connections_nonce_is_closed_4501(
 
 
 @pytest.mark.parametrize("left_out", ["key", "signature"])
-def test_key_and_signature_go_together(relay: RelayProcess, dial: Dial, key: KeyOf, left_out: str):
+def test_key_and_signature_go_together(relay: RelayProcess, dial: Dial, key: KeyOf, left_out: str) -> None:
     client = dial.unopened(relay)
     hello = client.hello_item(key("device"))
     del hello[left_out]
@@ -176,7 +178,9 @@ def test_key_and_signature_go_together(relay: RelayProcess, dial: Dial, key: Key
     refused(client, "auth-required", 4501)
 
 
-def test_anonymous_hello_is_auth_required_where_it_is_off(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_anonymous_hello_is_auth_required_where_it_is_off(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay("anonymous.enabled = false\n")
     client = dial.unopened(relay)
     client.send(client.hello_item())
@@ -204,14 +208,14 @@ def test_anonymous_hello_is_auth_required_where_it_is_off(shared_relay: RelayOf,
 )
 def test_a_first_item_other_than_a_hello_closes_4503(
     relay: RelayProcess, dial: Dial, encoding: str, item: object
-):
+) -> None:
     client = dial.unopened(relay, encoding)
     client.send_array([item, client.hello_item()])
     assert client.wait_closed().code == 4503
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_no_hello_in_time_closes_4504(shared_relay: RelayOf, dial: Dial, encoding: str):
+def test_no_hello_in_time_closes_4504(shared_relay: RelayOf, dial: Dial, encoding: str) -> None:
     relay = shared_relay("limits.hello_timeout_s = 0.3\n")
     client = dial.unopened(relay, encoding)
     client.ping(b"a ping is no hello")
@@ -219,7 +223,7 @@ def test_no_hello_in_time_closes_4504(shared_relay: RelayOf, dial: Dial, encodin
     dial(relay, encoding=encoding).settle()
 
 
-def test_a_hello_in_time_keeps_the_connection_beyond_the_limit(shared_relay: RelayOf, dial: Dial):
+def test_a_hello_in_time_keeps_the_connection_beyond_the_limit(shared_relay: RelayOf, dial: Dial) -> None:
     relay = shared_relay("limits.hello_timeout_s = 0.3\n")
     early, late = dial(relay), dial.unopened(relay)
     assert late.wait_closed().code == 4504
@@ -229,7 +233,7 @@ def test_a_hello_in_time_keeps_the_connection_beyond_the_limit(shared_relay: Rel
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_follows_hello_in_the_same_array_is_handled_after_welcome(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     client, reader = dial.unopened(relay, encoding), key("reader")
     client.send(
         client.hello_item(reader),
@@ -249,7 +253,7 @@ def test_what_follows_hello_in_the_same_array_is_handled_after_welcome(
 
 def test_frames_that_follow_hello_without_waiting_are_handled_after_welcome(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     client = dial.unopened(relay)
     client.send(client.hello_item(key("reader")))
     client.send({"type": "ping", "t": 1})
@@ -257,7 +261,7 @@ def test_frames_that_follow_hello_without_waiting_are_handled_after_welcome(
     assert [client.next_item()["type"] for _ in range(3)] == ["welcome", "pong", "pong"]
 
 
-def test_a_second_hello_is_an_error_and_the_connection_goes_on(relay: RelayProcess, dial: Dial):
+def test_a_second_hello_is_an_error_and_the_connection_goes_on(relay: RelayProcess, dial: Dial) -> None:
     client = dial(relay)
     client.send(client.hello_item())
     client.expect("error", code="invalid")
@@ -267,7 +271,7 @@ def test_a_second_hello_is_an_error_and_the_connection_goes_on(relay: RelayProce
 # --- window
 
 
-def test_window_bounds_the_unacknowledged_messages(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_window_bounds_the_unacknowledged_messages(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     reader, sender = key("reader"), dial(relay)
     for n in range(5):
         sender.post(b"message %d" % n, recipient=reader.address)
@@ -283,7 +287,7 @@ def test_window_bounds_the_unacknowledged_messages(relay: RelayProcess, dial: Di
     client.wait_for("caught_up")
 
 
-def test_window_above_the_limit_counts_as_the_limit(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_window_above_the_limit_counts_as_the_limit(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay(SMALL_WINDOW)
     reader, sender = key("reader"), dial(relay)
     for n in range(4):
@@ -295,7 +299,7 @@ def test_window_above_the_limit_counts_as_the_limit(shared_relay: RelayOf, dial:
     assert not [item for item in client.settle() if item["type"] == "message"]
 
 
-def test_window_defaults_to_256(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_window_defaults_to_256(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     reader, sender = key("reader"), dial(relay)
     refs = [sender.publish(b"message %d" % n, recipient=reader.address) for n in range(257)]
     assert {sender.result(ref)["status"] for ref in refs} == {"stored"}
@@ -310,7 +314,7 @@ def test_window_defaults_to_256(relay: RelayProcess, dial: Dial, key: KeyOf):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_client_that_hangs_up_at_any_step_harms_nobody(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     dial.unopened(relay, encoding).close()
     half = dial.unopened(relay, encoding)
     half.send(half.hello_item(key("device")))

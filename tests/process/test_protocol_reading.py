@@ -48,7 +48,7 @@ def wait_for_pending(client: WireClient, count: int) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_subscribe_answers_pending_then_backlog_in_order_then_caught_up_then_live(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one", b"two!", b"three")
     client = dial(relay, reader, encoding)
@@ -64,7 +64,9 @@ def test_subscribe_answers_pending_then_backlog_in_order_then_caught_up_then_liv
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_an_empty_mailbox_is_caught_up_at_once(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str):
+def test_an_empty_mailbox_is_caught_up_at_once(
+    relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
+) -> None:
     client = dial(relay, key("reader"), encoding)
     client.send({"type": "subscribe", "ref": 0})
     client.expect("subscribed", ref=0, pending={"count": 0, "bytes": 0})
@@ -74,7 +76,7 @@ def test_an_empty_mailbox_is_caught_up_at_once(relay: RelayProcess, dial: Dial, 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_fields_of_a_message_for_an_owned_reader(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.identity_address, b"text")
     client = dial(relay, reader, encoding)
@@ -91,7 +93,7 @@ def test_fields_of_a_message_for_an_owned_reader(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_both_forms_of_an_address_name_one_mailbox(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"to Qm")
     leave(sender, reader.identity_address, b"to 12D3KooW")
@@ -103,7 +105,7 @@ def test_both_forms_of_an_address_name_one_mailbox(
 
 def test_both_forms_in_one_subscribe_count_once(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one")
     answer, backlog = dial(relay, reader).subscribe(addresses=[reader.address, reader.identity_address])
@@ -114,7 +116,7 @@ def test_both_forms_in_one_subscribe_count_once(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_live_false_gives_the_backlog_and_nothing_live(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"before")
     client = dial(relay, reader, encoding)
@@ -128,7 +130,7 @@ def test_live_false_gives_the_backlog_and_nothing_live(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_address_not_proved_is_not_owner_and_nothing_is_subscribed(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader, other = key("reader"), key("other")
     leave(sender, reader.address, b"mine")
     leave(sender, other.address, b"not mine")
@@ -141,7 +143,9 @@ def test_an_address_not_proved_is_not_owner_and_nothing_is_subscribed(
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_anonymous_subscribes_to_no_address(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str):
+def test_anonymous_subscribes_to_no_address(
+    relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
+) -> None:
     client = dial(relay, encoding=encoding)
     client.send({"type": "subscribe", "ref": 1})
     client.expect("error", code="invalid", ref=1)
@@ -153,7 +157,7 @@ def test_anonymous_subscribes_to_no_address(relay: RelayProcess, dial: Dial, key
 @pytest.mark.parametrize("width", ["bucket_14", "bucket_16"])
 def test_every_message_with_an_address_is_readable_under_both_buckets(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str, width: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"before")
     client = dial(relay, encoding=encoding)
@@ -167,7 +171,9 @@ def test_every_message_with_an_address_is_readable_under_both_buckets(
     assert texts(backlog) == [b"before"]
 
 
-def test_only_buckets_given_means_only_those(relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient):
+def test_only_buckets_given_means_only_those(
+    relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
+) -> None:
     reader, other = key("reader"), key("other")
     client = dial(relay, reader)
     client.subscribe(buckets=[other.bucket_16])
@@ -179,7 +185,7 @@ def test_only_buckets_given_means_only_those(relay: RelayProcess, dial: Dial, ke
 
 def test_overlapping_names_send_a_message_once_and_the_owner_wins(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"before")
     client = dial(relay, reader)
@@ -200,7 +206,7 @@ def test_overlapping_names_send_a_message_once_and_the_owner_wins(
 @pytest.mark.parametrize("names", [["bucket_14", "bucket_16"], ["address", "bucket_14"]], ids=str)
 def test_overlapping_names_count_a_message_once(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, names: list[str]
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one")
     wanted = {"addresses": [reader.address]} if "address" in names else {}
@@ -212,7 +218,7 @@ def test_overlapping_names_count_a_message_once(
 
 def test_the_owners_ack_deletes_also_where_it_subscribed_the_bucket_first(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one")
     client = dial(relay, reader)
@@ -228,7 +234,7 @@ def test_the_owners_ack_deletes_also_where_it_subscribed_the_bucket_first(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_subscribing_again_does_not_send_what_is_outstanding(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one", b"two")
     client = dial(relay, reader, encoding)
@@ -245,7 +251,7 @@ def test_subscribing_again_does_not_send_what_is_outstanding(
 
 def test_a_key_reads_a_bucket_under_its_own_name_whatever_reader_says(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader, other = key("reader"), key("other")
     leave(sender, other.address, b"one")
     client = dial(relay, reader)
@@ -264,7 +270,7 @@ def test_a_key_reads_a_bucket_under_its_own_name_whatever_reader_says(
 @pytest.mark.parametrize("reader", [None, "", "fifteen letters"])
 def test_anonymous_must_give_a_reader_of_sixteen_characters(
     relay: RelayProcess, dial: Dial, lone_bucket: str, reader: str | None
-):
+) -> None:
     client = dial(relay)
     fields = {} if reader is None else {"reader": reader}
     ref = client.request("subscribe", buckets=[lone_bucket], **fields)
@@ -273,7 +279,7 @@ def test_anonymous_must_give_a_reader_of_sixteen_characters(
 
 
 @pytest.mark.parametrize("bucket", ["", "nonsense", "0OIl"])
-def test_a_bucket_that_is_no_key_is_invalid(relay: RelayProcess, dial: Dial, bucket: str):
+def test_a_bucket_that_is_no_key_is_invalid(relay: RelayProcess, dial: Dial, bucket: str) -> None:
     client = dial(relay)
     ref = client.request("subscribe", buckets=[bucket], reader=READER)
     client.expect("error", code="invalid", ref=ref)
@@ -284,7 +290,7 @@ def test_a_bucket_that_is_no_key_is_invalid(relay: RelayProcess, dial: Dial, buc
 
 def test_a_bucket_readers_ack_concerns_its_name_alone(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     owner = key("owner")
     leave(sender, owner.address, b"one")
     first = dial(relay)
@@ -296,7 +302,9 @@ def test_a_bucket_readers_ack_concerns_its_name_alone(
     assert texts(dial(relay, owner).subscribe()[1]) == [b"one"]
 
 
-def test_only_the_owner_receives_by_address(relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient):
+def test_only_the_owner_receives_by_address(
+    relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
+) -> None:
     owner, stranger = dial(relay, key("owner")), dial(relay, key("stranger"))
     owner.subscribe()
     stranger.subscribe()
@@ -307,7 +315,7 @@ def test_only_the_owner_receives_by_address(relay: RelayProcess, dial: Dial, key
 
 def test_all_connections_of_a_key_receive_and_after_one_acks_none_is_offered_it_again(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     one, two = dial(relay, reader), dial(relay, reader)
     one.subscribe()
@@ -327,7 +335,7 @@ def test_all_connections_of_a_key_receive_and_after_one_acks_none_is_offered_it_
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_unsubscribe_by_name_keeps_the_rest_and_pending_covers_it(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader, other = key("reader"), key("other")
     client = dial(relay, reader, encoding)
     client.subscribe(addresses=[reader.address], buckets=[other.bucket_16])
@@ -344,7 +352,9 @@ def test_unsubscribe_by_name_keeps_the_rest_and_pending_covers_it(
     assert client.wait_for("subscribed", ref=ref)["pending"] == {"count": 0, "bytes": 0}
 
 
-def test_unsubscribe_naming_nothing_ends_all(relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient):
+def test_unsubscribe_naming_nothing_ends_all(
+    relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
+) -> None:
     reader, other = key("reader"), key("other")
     client = dial(relay, reader)
     client.subscribe(addresses=[reader.address], buckets=[other.bucket_16])
@@ -356,7 +366,7 @@ def test_unsubscribe_naming_nothing_ends_all(relay: RelayProcess, dial: Dial, ke
 
 def test_an_ack_after_unsubscribe_counts_for_what_was_sent(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one")
     client = dial(relay, reader)
@@ -373,7 +383,7 @@ def test_an_ack_after_unsubscribe_counts_for_what_was_sent(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_ack_names_many_ids_is_idempotent_and_ignores_unknown_ones(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one", b"two", b"three")
     client = dial(relay, reader, encoding)
@@ -389,7 +399,7 @@ def test_ack_names_many_ids_is_idempotent_and_ignores_unknown_ones(
 
 def test_an_ack_of_what_this_connection_was_not_sent_does_nothing(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one")
     for client in (dial(relay, reader), dial(relay, key("stranger")), dial(relay)):
@@ -404,7 +414,7 @@ def test_an_ack_of_what_this_connection_was_not_sent_does_nothing(
 @pytest.mark.parametrize("code", ["not-mine", "undecryptable"])
 def test_a_bucket_readers_nack_marks_it_for_that_reader_alone(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, code: str
-):
+) -> None:
     owner = key("owner")
     leave(sender, owner.address, b"one")
     client = dial(relay)
@@ -420,7 +430,7 @@ def test_a_bucket_readers_nack_marks_it_for_that_reader_alone(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_busy_is_offered_again_to_this_reader_after_the_delay(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str, by: str
-):
+) -> None:
     owner = key("owner")
     leave(sender, owner.address, b"one")
     client = dial(relay, owner if by == "owner" else None, encoding)
@@ -437,7 +447,7 @@ def test_busy_is_offered_again_to_this_reader_after_the_delay(
 
 def test_an_owners_undecryptable_deletes_the_message(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     owner = key("owner")
     assert sender.post(b"broken", recipient=owner.address, receipts=["expired"])["status"] == "stored"
     client = dial(relay, owner)
@@ -453,7 +463,7 @@ def test_an_owners_undecryptable_deletes_the_message(
 
 def test_an_owners_undecryptable_of_a_pending_message_is_undeliverable_to_its_sender(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     # A long tick: the message is still on its way to the store when the answer comes.
     relay = shared_relay("commit.tick_ms = 1000\n")
     client, sender = dial(relay, key("owner")), dial(relay)
@@ -466,7 +476,7 @@ def test_an_owners_undecryptable_of_a_pending_message_is_undeliverable_to_its_se
 
 def test_an_owners_not_mine_ends_the_delivery_on_this_connection_only(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     owner = key("owner")
     leave(sender, owner.address, b"one")
     client = dial(relay, owner)
@@ -483,7 +493,7 @@ def test_an_owners_not_mine_ends_the_delivery_on_this_connection_only(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_was_not_acked_is_offered_to_the_next_connection_and_counted(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     leave(sender, reader.address, b"one", b"two")
     seqs = set()
@@ -505,7 +515,7 @@ def wait_until_gone(relay: RelayProcess, stays: WireClient) -> None:
 
 def test_what_was_not_acked_is_offered_at_once_to_the_readers_other_connection(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     # The window of the other connection is full of another message, so that it has not been sent this one.
     leave(sender, reader.address, b"in the way")
@@ -529,7 +539,7 @@ def test_what_was_not_acked_is_offered_at_once_to_the_readers_other_connection(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_status_tells_pending_quota_and_epoch(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient, encoding: str
-):
+) -> None:
     reader = key("reader")
     client = dial(relay, reader, encoding)
     client.send({"type": "status", "ref": 1})
@@ -543,7 +553,7 @@ def test_status_tells_pending_quota_and_epoch(
     assert status["quota"] and all(isinstance(value, int) for value in status["quota"].values())
 
 
-def test_anonymous_may_ask_for_status(relay: RelayProcess, dial: Dial):
+def test_anonymous_may_ask_for_status(relay: RelayProcess, dial: Dial) -> None:
     client = dial(relay)
     client.send({"type": "status", "ref": 1})
     client.expect("status", ref=1, pending={"count": 0, "bytes": 0})
@@ -554,7 +564,7 @@ def test_anonymous_may_ask_for_status(relay: RelayProcess, dial: Dial):
 
 def test_anonymous_may_not_read_buckets_where_that_is_off(
     shared_relay: RelayOf, dial: Dial, key: KeyOf, lone_bucket: str
-):
+) -> None:
     relay = shared_relay("anonymous.read_buckets = false\n")
     client = dial(relay)
     ref = client.request("subscribe", buckets=[lone_bucket], reader=READER)
@@ -563,7 +573,7 @@ def test_anonymous_may_not_read_buckets_where_that_is_off(
 
 
 @pytest.mark.parametrize("who", ["anonymous", "key"])
-def test_buckets_a_connection_are_limited(shared_relay: RelayOf, dial: Dial, key: KeyOf, who: str):
+def test_buckets_a_connection_are_limited(shared_relay: RelayOf, dial: Dial, key: KeyOf, who: str) -> None:
     relay = shared_relay("limits.buckets_per_connection = 2\nanonymous.buckets_per_connection = 1\n")
     client = dial(relay, key("reader") if who == "key" else None)
     allowed = client.welcome["limits"]["buckets_per_connection"]
@@ -582,7 +592,7 @@ def test_buckets_a_connection_are_limited(shared_relay: RelayOf, dial: Dial, key
 
 def test_first_deliveries_of_an_address_come_in_order_from_backlog_to_live(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
-):
+) -> None:
     reader = key("reader")
     numbered = [b"message %04d" % n for n in range(1200)]
     leave(sender, reader.address, *numbered[:600])

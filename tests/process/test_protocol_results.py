@@ -39,7 +39,7 @@ def is_result(item: Item, status: str, **fields: object) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("to", ["address", "identity_address", "bucket_14", "bucket_16"])
-def test_nobody_online_is_stored(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str, to: str):
+def test_nobody_online_is_stored(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str, to: str) -> None:
     place = {"bucket" if to.startswith("bucket") else "recipient": getattr(key("reader"), to)}
     result = dial(relay, key("sender"), encoding).post(b"one", **place)
     is_result(result, "stored", id=message_id(b"one"))
@@ -49,7 +49,7 @@ def test_nobody_online_is_stored(relay: RelayProcess, dial: Dial, key: KeyOf, en
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_owners_ack_before_the_commit_is_delivered(
     shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     relay = shared_relay(LONG_TICK)
     reader, sender = dial(relay, key("reader"), encoding), dial(relay, None, encoding)
     reader.subscribe()
@@ -60,7 +60,7 @@ def test_an_owners_ack_before_the_commit_is_delivered(
     is_result(sender.expect("result", ref=ref), "delivered", id=message_id(b"one"))
 
 
-def test_a_bucket_readers_ack_is_no_delivery(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_bucket_readers_ack_is_no_delivery(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     reader, sender = dial(relay), dial(relay)
     reader.subscribe(buckets=[key("owner").bucket_16], reader="a reader's long name")
     ref = sender.publish(b"one", recipient=key("owner").address)
@@ -68,7 +68,9 @@ def test_a_bucket_readers_ack_is_no_delivery(relay: RelayProcess, dial: Dial, ke
     is_result(sender.result(ref), "stored")
 
 
-def test_an_online_owner_that_does_not_ack_makes_it_stored(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_an_online_owner_that_does_not_ack_makes_it_stored(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     reader, sender = dial(relay, key("reader")), dial(relay)
     reader.subscribe()
     ref = sender.publish(b"one", recipient=key("reader").address)
@@ -76,7 +78,7 @@ def test_an_online_owner_that_does_not_ack_makes_it_stored(relay: RelayProcess, 
     is_result(sender.result(ref), "stored")
 
 
-def test_what_is_stored_survives_kill_9(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_what_is_stored_survives_kill_9(own_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = own_relay()
     reader, sender = key("reader"), dial(relay)
     sent = [b"message %d" % n for n in range(50)]
@@ -89,7 +91,7 @@ def test_what_is_stored_survives_kill_9(own_relay: RelayOf, dial: Dial, key: Key
     is_result(dial(relay).post(sent[0], recipient=reader.address), "duplicate", state="stored")
 
 
-def test_sequence_numbers_rise_across_epochs(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_sequence_numbers_rise_across_epochs(own_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = own_relay(LONG_TICK)
     highest = 0
     for start in range(2):
@@ -110,7 +112,7 @@ def test_sequence_numbers_rise_across_epochs(own_relay: RelayOf, dial: Dial, key
 
 def test_exactly_one_result_for_each_of_many_publishes_in_one_array(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     sender = dial(relay, key("sender"))
     sender.send_array(
         [
@@ -132,7 +134,7 @@ def test_exactly_one_result_for_each_of_many_publishes_in_one_array(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_compact_results_only_for_those_that_asked(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     compact = dial(relay, encoding=encoding, compact_results=True)
     recipient = key("reader").address
     compact.send_array(
@@ -155,7 +157,7 @@ def test_compact_results_only_for_those_that_asked(
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_repeat_of_a_stored_message_is_duplicate_stored(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     recipient = key("reader").address
     is_result(dial(relay, None, encoding).post(b"one", recipient=recipient), "stored")
     for _ in range(2):
@@ -166,7 +168,7 @@ def test_a_repeat_of_a_stored_message_is_duplicate_stored(
 
 def test_a_repeat_of_a_delivered_message_is_duplicate_delivered_and_not_sent_again(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay(LONG_TICK)
     reader, sender = dial(relay, key("reader")), dial(relay)
     reader.subscribe()
@@ -179,7 +181,7 @@ def test_a_repeat_of_a_delivered_message_is_duplicate_delivered_and_not_sent_aga
 
 def test_a_repeat_of_one_acked_after_its_commit_is_duplicate_delivered(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     sender, reader = dial(relay), dial(relay, key("reader"))
     is_result(sender.post(b"one", recipient=key("reader").address), "stored")
     reader.subscribe()
@@ -190,7 +192,7 @@ def test_a_repeat_of_one_acked_after_its_commit_is_duplicate_delivered(
 
 def test_a_repeat_of_one_still_pending_waits_and_shares_its_outcome(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay(LONG_TICK)
     reader, sender, other = dial(relay, key("reader")), dial(relay), dial(relay)
     reader.subscribe()
@@ -206,7 +208,7 @@ def test_a_repeat_of_one_still_pending_waits_and_shares_its_outcome(
     assert reader.settle() == []
 
 
-def test_a_repeat_in_the_same_array_is_duplicate_stored(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_repeat_in_the_same_array_is_duplicate_stored(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     sender, recipient = dial(relay), key("reader").address
     sender.send_array(
         [{"type": "publish", "ref": n, "recipient": recipient, "ciphertext": b"same"} for n in range(3)]
@@ -216,7 +218,9 @@ def test_a_repeat_in_the_same_array_is_duplicate_stored(relay: RelayProcess, dia
         is_result(sender.result(ref), "duplicate", state="stored")
 
 
-def test_the_same_ciphertext_for_another_mailbox_is_no_duplicate(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_the_same_ciphertext_for_another_mailbox_is_no_duplicate(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     sender = dial(relay)
     for place in (
         {"recipient": key("one").address},
@@ -227,7 +231,9 @@ def test_the_same_ciphertext_for_another_mailbox_is_no_duplicate(relay: RelayPro
         is_result(sender.post(b"same", **place), "stored")
 
 
-def test_delivered_is_forgotten_after_the_dedupe_window(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_delivered_is_forgotten_after_the_dedupe_window(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay("limits.dedupe_window_s = 0\n")
     reader, sender = dial(relay, key("reader")), dial(relay)
     reader.subscribe()
@@ -241,7 +247,7 @@ def test_delivered_is_forgotten_after_the_dedupe_window(shared_relay: RelayOf, d
     assert reader.message()["id"] == message_id(b"one")
 
 
-def test_expired_messages_do_not_count_as_taken(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_expired_messages_do_not_count_as_taken(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     sender, recipient = dial(relay), key("reader").address
     is_result(sender.post(b"one", recipient=recipient, ttl_s=1, receipts=["expired"]), "stored")
     is_result(sender.post(b"one", recipient=recipient, ttl_s=1), "duplicate", state="stored")
@@ -254,12 +260,13 @@ def test_expired_messages_do_not_count_as_taken(relay: RelayProcess, dial: Dial,
 
 def expiry(relay: RelayProcess, dial: Dial, key: Key) -> int:
     message = dial(relay, key).subscribe()[1][0]
-    return round((message["expires_at"] - message["received_at"]) / 1000)
+    kept_ms: int = message["expires_at"] - message["received_at"]
+    return round(kept_ms / 1000)
 
 
 def test_a_longer_ttl_of_a_repeat_raises_the_message_and_a_shorter_does_not(
     relay: RelayProcess, dial: Dial, key: KeyOf
-):
+) -> None:
     sender, reader = dial(relay), key("reader")
     is_result(sender.post(b"one", recipient=reader.address, ttl_s=1000), "stored")
     is_result(sender.post(b"one", recipient=reader.address, ttl_s=10), "duplicate", state="stored")
@@ -268,7 +275,7 @@ def test_a_longer_ttl_of_a_repeat_raises_the_message_and_a_shorter_does_not(
     assert abs(expiry(relay, dial, reader) - 5000) <= 60
 
 
-def test_a_raised_ttl_survives_kill_9(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_a_raised_ttl_survives_kill_9(own_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = own_relay()
     sender, reader = dial(relay), key("reader")
     is_result(sender.post(b"one", recipient=reader.address, ttl_s=100), "stored")
@@ -281,13 +288,13 @@ def test_a_raised_ttl_survives_kill_9(own_relay: RelayOf, dial: Dial, key: KeyOf
 @pytest.mark.parametrize("ttl_s", [None, 60, 10 * DAY_S, 31 * DAY_S])
 def test_ttl_is_as_asked_or_the_default_and_never_more_than_the_limit(
     relay: RelayProcess, dial: Dial, key: KeyOf, ttl_s: int | None
-):
+) -> None:
     fields = {} if ttl_s is None else {"ttl_s": ttl_s}
     is_result(dial(relay).post(b"one", recipient=key("reader").address, **fields), "stored")
     assert expiry(relay, dial, key("reader")) == min(ttl_s or 30 * DAY_S, 30 * DAY_S)
 
 
-def test_a_repeat_that_asks_for_receipts_gets_them(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_a_repeat_that_asks_for_receipts_gets_them(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     first, second, reader = dial(relay), dial(relay), dial(relay, key("reader"))
     recipient = key("reader").address
     is_result(first.post(b"one", recipient=recipient), "stored")
@@ -305,7 +312,7 @@ def test_a_repeat_that_asks_for_receipts_gets_them(relay: RelayProcess, dial: Di
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_delivered_receipt_follows_a_stored_result(
     relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     sender, reader = dial(relay, None, encoding), dial(relay, key("reader"))
     recipient = key("reader").identity_address
     result = sender.post(b"one", recipient=recipient, receipts=["delivered", "expired"])
@@ -319,7 +326,7 @@ def test_a_delivered_receipt_follows_a_stored_result(
     assert sender.settle() == []
 
 
-def test_a_receipt_never_repeats_what_the_result_said(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_a_receipt_never_repeats_what_the_result_said(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay(LONG_TICK)
     sender, reader = dial(relay), dial(relay, key("reader"))
     reader.subscribe()
@@ -330,7 +337,7 @@ def test_a_receipt_never_repeats_what_the_result_said(shared_relay: RelayOf, dia
     assert sender.settle() == []
 
 
-def test_receipts_not_asked_for_do_not_come(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_receipts_not_asked_for_do_not_come(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     sender, witness, reader = dial(relay), dial(relay), dial(relay, key("reader"))
     is_result(sender.post(b"one", recipient=key("reader").address, receipts=["expired"]), "stored")
     is_result(witness.post(b"two", recipient=key("reader").address, receipts=["delivered"]), "stored")
@@ -340,7 +347,7 @@ def test_receipts_not_asked_for_do_not_come(relay: RelayProcess, dial: Dial, key
     assert sender.settle() == []
 
 
-def test_receipts_that_are_outstanding_are_bounded(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_receipts_that_are_outstanding_are_bounded(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay("limits.receipts_per_connection = 2\n")
     sender, recipient = dial(relay), key("reader").address
     for n in range(2):
@@ -357,7 +364,7 @@ def test_receipts_that_are_outstanding_are_bounded(shared_relay: RelayOf, dial: 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_live_without_an_owner_is_undeliverable_after_the_limit(
     shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str
-):
+) -> None:
     relay = shared_relay(SHORT_LIVE)
     sender = dial(relay, None, encoding)
     is_result(sender.post(b"one", recipient=key("reader").address, mode="live"), "undeliverable")
@@ -365,7 +372,7 @@ def test_live_without_an_owner_is_undeliverable_after_the_limit(
     is_result(sender.post(b"one", recipient=key("reader").address), "stored")
 
 
-def test_live_to_an_owner_that_acks_is_delivered(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_live_to_an_owner_that_acks_is_delivered(relay: RelayProcess, dial: Dial, key: KeyOf) -> None:
     sender, reader = dial(relay), dial(relay, key("reader"))
     reader.subscribe()
     ref = sender.publish(b"one", recipient=key("reader").address, mode="live")
@@ -373,7 +380,9 @@ def test_live_to_an_owner_that_acks_is_delivered(relay: RelayProcess, dial: Dial
     is_result(sender.result(ref), "delivered")
 
 
-def test_live_to_an_owner_that_does_not_ack_is_undeliverable(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_live_to_an_owner_that_does_not_ack_is_undeliverable(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay(SHORT_LIVE)
     sender, reader = dial(relay), dial(relay, key("reader"))
     reader.subscribe()
@@ -384,7 +393,7 @@ def test_live_to_an_owner_that_does_not_ack_is_undeliverable(shared_relay: Relay
     assert dial(relay, key("reader")).subscribe()[1] == []
 
 
-def test_live_waits_for_an_owner_that_is_on_its_way(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_live_waits_for_an_owner_that_is_on_its_way(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay("limits.live_timeout_ms = 60000\n")
     sender = dial(relay)
     ref = sender.publish(b"one", recipient=key("reader").address, mode="live")
@@ -397,7 +406,7 @@ def test_live_waits_for_an_owner_that_is_on_its_way(shared_relay: RelayOf, dial:
 
 def test_live_to_a_bucket_is_sent_to_its_readers_and_undeliverable_at_once(
     shared_relay: RelayOf, dial: Dial, lone_bucket: str
-):
+) -> None:
     relay = shared_relay("limits.live_timeout_ms = 60000\n")
     sender, reader = dial(relay), dial(relay)
     reader.subscribe(buckets=[lone_bucket], reader="a reader's long name")
@@ -407,7 +416,7 @@ def test_live_to_a_bucket_is_sent_to_its_readers_and_undeliverable_at_once(
 
 def test_without_a_store_nobody_there_is_undeliverable_and_an_ack_delivered(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay(SHORT_LIVE, store="memory:")
     sender, recipient = dial(relay), key("reader").address
     is_result(sender.post(b"one", recipient=recipient), "undeliverable")
@@ -425,7 +434,9 @@ def test_without_a_store_nobody_there_is_undeliverable_and_an_ack_delivered(
 # --- rejected
 
 
-def test_neither_or_both_of_recipient_and_bucket_is_invalid(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_neither_or_both_of_recipient_and_bucket_is_invalid(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     sender, reader = dial(relay), key("reader")
     is_result(sender.post(b"x"), "rejected", code="invalid")
     both = sender.post(b"x", recipient=reader.address, bucket=reader.bucket_14)
@@ -433,7 +444,7 @@ def test_neither_or_both_of_recipient_and_bucket_is_invalid(relay: RelayProcess,
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_too_large(shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str):
+def test_too_large(shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str) -> None:
     relay = shared_relay("limits.max_message_bytes = 2000\n")
     sender, recipient = dial(relay, None, encoding), key("reader").address
     is_result(sender.post(b"x" * 2000, recipient=recipient), "stored")
@@ -443,7 +454,9 @@ def test_too_large(shared_relay: RelayOf, dial: Dial, key: KeyOf, encoding: str)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_largest_message_reaches_its_reader(relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str):
+def test_the_largest_message_reaches_its_reader(
+    relay: RelayProcess, dial: Dial, key: KeyOf, encoding: str
+) -> None:
     sender, reader = dial(relay, None, encoding), dial(relay, key("reader"), encoding)
     largest = bytes(sender.welcome["limits"]["max_message_bytes"])
     is_result(sender.post(largest, recipient=key("reader").address), "stored")
@@ -455,7 +468,9 @@ def test_the_largest_message_reaches_its_reader(relay: RelayProcess, dial: Dial,
     [("quota.mailbox_messages = 3\n", 5), ("quota.mailbox_bytes = 1024\n", 300)],
     ids=["messages", "bytes"],
 )
-def test_quota_of_a_mailbox(shared_relay: RelayOf, dial: Dial, key: KeyOf, config: str, bytes_each: int):
+def test_quota_of_a_mailbox(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf, config: str, bytes_each: int
+) -> None:
     relay = shared_relay(config)
     sender, recipient = dial(relay, key("sender")), key("reader").address
     contents = [bytes([n]) * bytes_each for n in range(4)]
@@ -475,7 +490,7 @@ def test_quota_of_a_mailbox(shared_relay: RelayOf, dial: Dial, key: KeyOf, confi
     is_result(result, "stored")
 
 
-def test_a_repeat_needs_no_room_in_a_full_mailbox(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_a_repeat_needs_no_room_in_a_full_mailbox(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay("quota.mailbox_messages = 3\n")
     sender, recipient = dial(relay, key("sender")), key("reader").address
     for n in range(3):
@@ -484,7 +499,9 @@ def test_a_repeat_needs_no_room_in_a_full_mailbox(shared_relay: RelayOf, dial: D
     is_result(sender.post(b"3", recipient=recipient), "rejected", code="quota")
 
 
-def test_quota_of_senders_without_a_key_leaves_room_for_others(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_quota_of_senders_without_a_key_leaves_room_for_others(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay("quota.guest_mailbox_messages = 2\n")
     guest, recipient = dial(relay), key("reader").address
     for n in range(2):
@@ -493,7 +510,7 @@ def test_quota_of_senders_without_a_key_leaves_room_for_others(shared_relay: Rel
     is_result(dial(relay, key("sender")).post(b"2", recipient=recipient), "stored")
 
 
-def test_quota_of_the_whole_relay(own_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_quota_of_the_whole_relay(own_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = own_relay("quota.total_messages = 3\n")
     sender = dial(relay, key("sender"))
     for n in range(3):
@@ -501,14 +518,16 @@ def test_quota_of_the_whole_relay(own_relay: RelayOf, dial: Dial, key: KeyOf):
     is_result(sender.post(b"x", recipient=key("last").address), "rejected", code="quota")
 
 
-def test_restricted_where_anonymous_may_not_publish(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_restricted_where_anonymous_may_not_publish(shared_relay: RelayOf, dial: Dial, key: KeyOf) -> None:
     relay = shared_relay("anonymous.publish = false\n")
     recipient = key("reader").address
     is_result(dial(relay).post(b"x", recipient=recipient), "rejected", code="restricted")
     is_result(dial(relay, key("sender")).post(b"x", recipient=recipient), "stored")
 
 
-def test_rate_limited_by_configuration_says_when_to_come_again(shared_relay: RelayOf, dial: Dial, key: KeyOf):
+def test_rate_limited_by_configuration_says_when_to_come_again(
+    shared_relay: RelayOf, dial: Dial, key: KeyOf
+) -> None:
     relay = shared_relay("anonymous.max_publish_per_s = 0.01\n")
     sender, recipient = dial(relay), key("reader").address
     results = [sender.post(b"%d" % n, recipient=recipient) for n in range(3)]
@@ -520,7 +539,7 @@ def test_rate_limited_by_configuration_says_when_to_come_again(shared_relay: Rel
 
 def test_rate_limited_when_too_much_is_in_flight_and_acks_and_pings_get_through(
     shared_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = shared_relay(
         "limits.max_frame_bytes = 65536\nlimits.max_inflight_bytes = 65536\nlimits.live_timeout_ms = 60000\n"
     )
@@ -537,7 +556,9 @@ def test_rate_limited_when_too_much_is_in_flight_and_acks_and_pings_get_through(
     is_result(client.post(b"room again", recipient=key("other").address), "stored")
 
 
-def test_network_mode_without_a_network_is_network_unavailable(relay: RelayProcess, dial: Dial, key: KeyOf):
+def test_network_mode_without_a_network_is_network_unavailable(
+    relay: RelayProcess, dial: Dial, key: KeyOf
+) -> None:
     sender = dial(relay)
     assert "network" not in sender.welcome["features"]
     result = sender.post(b"x", recipient=key("reader").address, mode="network")
@@ -546,7 +567,7 @@ def test_network_mode_without_a_network_is_network_unavailable(relay: RelayProce
 
 def test_a_full_disk_is_store_unavailable_and_acked_messages_are_delivered_all_the_same(
     own_relay: RelayOf, dial: Dial, key: KeyOf, tmp_path: Path
-):
+) -> None:
     need(
         "tmpfs", can_mount_tmpfs(), "no tmpfs can be mounted here, so a full disk is not tested from outside"
     )
@@ -579,7 +600,7 @@ def test_a_full_disk_is_store_unavailable_and_acked_messages_are_delivered_all_t
 
 def test_every_publish_has_a_result_or_the_relay_has_not_taken_it_when_a_relay_stops(
     own_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = own_relay()
     sender, recipient = dial(relay, key("sender")), key("reader").address
     refs = {sender.publish(b"%d" % n, recipient=recipient) for n in range(300)}
@@ -601,7 +622,7 @@ def test_every_publish_has_a_result_or_the_relay_has_not_taken_it_when_a_relay_s
 
 def test_a_relay_that_drains_rejects_publishes_and_sends_its_clients_away_one_after_another(
     own_relay: RelayOf, dial: Dial, key: KeyOf
-):
+) -> None:
     relay = own_relay(drain_s=60)
     crowd = [dial(relay, key(str(n))) for n in range(4)]
     is_result(crowd[3].post(b"before", recipient=key("3").address), "stored")

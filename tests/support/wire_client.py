@@ -198,4 +198,5 @@ class WireClient(WireSocket):
 
     def message(self, ciphertext: bytes | None = None) -> Item:
         """The next message (passing others over), or the one with that ciphertext."""
-        return self.wait_for("message", **({} if ciphertext is None else {"ciphertext": ciphertext}))
+        wanted: Item = {} if ciphertext is None else {"ciphertext": ciphertext}
+        return self.wait_for("message", **wanted)

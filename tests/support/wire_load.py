@@ -189,9 +189,8 @@ def load(
 ) -> Iterator[threading.Event]:
     """Everybody runs inside the block, and has ended after it; setting the event asks them to end well."""
     stopping = threading.Event()
-    threads = [
-        threading.Thread(target=one.run, args=(relay, stopping), daemon=True) for one in (*readers, *senders)
-    ]
+    runs = [reader.run for reader in readers] + [sender.run for sender in senders]
+    threads = [threading.Thread(target=run, args=(relay, stopping), daemon=True) for run in runs]
     for thread in threads:
         thread.start()
     try:

@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha1
 from types import TracebackType
+from typing import Self
 
 TIMEOUT_S = 10.0
 """How long a test waits for something that must come."""
@@ -142,15 +143,17 @@ class WireSocket:
         """One text message."""
         self.send_frame(TEXT, text.encode())
 
-    def stop_reading_after(self, payload: bytes) -> None:
-        """Send without blocking as much as the relay takes of `payload`."""
-        self._socket.setblocking(False)
+    def send_some(self, data: bytes) -> int:
+        """Send whole frames as long as the relay takes them within a second; how much it took, 0 if it has ended
+        the connection or takes no more."""
+        self._socket.settimeout(1.0)
+        sent = 0
         try:
-            self._socket.send(payload)
-        except BlockingIOError:
-            pass
-        finally:
-            self._socket.settimeout(TIMEOUT_S)
+            while sent < len(data):
+                sent += self._socket.send(data[sent:])
+        except (TimeoutError, BrokenPipeError, ConnectionResetError):
+            return 0
+        return sent
 
     # --- in
 
@@ -259,7 +262,7 @@ class WireSocket:
     def wait_pong(self, payload: bytes = b"x", timeout_s: float = TIMEOUT_S) -> list[str]:
         """Until the pong of that ping has come; the text messages that came before it."""
         deadline = time.monotonic() + timeout_s
-        seen = []
+        seen: list[str] = []
         while True:
             opcode, data, _ = self.read_frame(deadline - time.monotonic())
             if opcode == PONG and data == payload:
@@ -278,7 +281,7 @@ class WireSocket:
         """Send no more: the relay reads the end of the stream."""
         self._socket.shutdown(socket.SHUT_WR)
 
-    def __enter__(self) -> WireSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
