@@ -63,7 +63,7 @@ def main() -> None:
         ("batch", 1500),
         ("mailboxes", 200),
         ("size", 512),
-        ("page", 256),
+        ("page", 256), ("deletes", 1500),
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--store", default="", help="default: a SQLite file in a temporary folder")
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace, folder: Path, url: str) -> None:
                     del after[box]
                 else:
                     after[box] = page.messages[-1].seq
-                if len(waiting) >= options.batch or not after:
+                if len(waiting) >= options.deletes or not after:
                     commit(deletes=waiting)
                     waiting = []
         return steps

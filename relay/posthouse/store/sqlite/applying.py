@@ -13,24 +13,27 @@ import apsw
 
 from posthouse.store.interface import Append, Batch, Committed, Gone, Mailbox, MailboxNo, Tally
 from posthouse.store.sqlite.marking import Marking
+from posthouse.store.sqlite.slots import next_slot, slot_of
 from posthouse.store.sqlite.statements import JOINED_ID, columns, numbers, slices, values
 
-_INSERT: Final = (
-    "INSERT INTO message (seq, mailbox, shelf, expires_at, received_at, guest, id, ciphertext) %s"
-    " ON CONFLICT (mailbox, substr(id, 1, 16)) DO NOTHING"
+_SLOTS: Final = "INSERT OR IGNORE INTO slot (no, seq) %s"
+_INSERT: Final = (  # OR ROLLBACK, as the default would copy every page before changing it
+    "INSERT OR ROLLBACK INTO message (seq, mailbox, shelf, expires_at, received_at, guest, slot, id, ciphertext) %s"
 )
-_LEAVING: Final = f"""
-    SELECT group_concat(seq), group_concat(mailbox), group_concat(guest), group_concat(length(ciphertext)),
-        {JOINED_ID}
+_LEAVING: Final = """
+    SELECT group_concat(seq), group_concat(mailbox), group_concat(guest), group_concat(slot),
+        group_concat(length(ciphertext)), %s
     FROM message WHERE seq IN carray(?)"""
-_WRITTEN: Final = "SELECT group_concat(seq) FROM message WHERE seq IN carray(?)"
+_OCCUPIED: Final = "SELECT group_concat(no) FROM slot WHERE no IN carray(?) AND seq NOT IN carray(?)"
+_OCCUPANT: Final = """
+    SELECT seq, mailbox, id, expires_at FROM slot CROSS JOIN message USING (seq) WHERE slot.no = ?"""
 _EXPIRED: Final = """
     SELECT group_concat(seq) FROM (
         SELECT seq FROM message WHERE expires_at <= ? ORDER BY expires_at, seq LIMIT ?)"""
 _OF_MAILBOX: Final = """
     SELECT group_concat(seq) FROM (
         SELECT seq FROM message INDEXED BY message_order
-        WHERE shelf = (SELECT shelf FROM message WHERE mailbox = ?1 LIMIT 1) AND mailbox = ?1 ORDER BY seq LIMIT ?2)"""
+        WHERE shelf = ?2 AND mailbox = ?1 ORDER BY seq LIMIT ?3)"""
 _TALLIES: Final = """
     SELECT group_concat(no), group_concat(count), group_concat(bytes), group_concat(guest_count),
         group_concat(guest_bytes)
@@ -67,7 +70,7 @@ class Applying:
             self._marking.mark(batch.marks, batch.readers_per_bucket)
         if batch.expire_limit:
             for no in batch.purges:
-                self._remove_chosen(_OF_MAILBOX, no, batch.expire_limit)
+                self._remove_chosen(_OF_MAILBOX, no, self._shelf(no), batch.expire_limit)
             self._remove_chosen(_EXPIRED, batch.clock_ms, batch.expire_limit)
         tallies = self._write_tallies() if self._differences else {}
         next_expiry = self._execute("SELECT min(expires_at) FROM message").get or 0
@@ -76,62 +79,84 @@ class Applying:
     # --- messages that come ----------------------------------------------------------------------------------
 
     def _append(self, appends: Sequence[Append]) -> None:
-        fromhex = bytes.fromhex
         for piece in slices(appends):
-            row: list[Any] = []
-            for m in piece:
-                mailbox = m.mailbox
-                row += (
-                    m.seq,
-                    mailbox.no,
-                    mailbox.shelf,
-                    m.expires_at,
-                    m.received_at,
-                    m.guest,
-                    fromhex(m.id),
-                    m.ciphertext,
-                )
-            self._insert(len(piece), row)
+            slots = [slot_of(m.mailbox.no, m.id) for m in piece]
+            flat = [value for m, slot in zip(piece, slots, strict=True) for value in (slot, m.seq)]
+            self._execute(_SLOTS % values(2, len(piece)), flat)
             if self._connection.changes() == len(piece):
-                for m in piece:
-                    self._came(m)
+                self._insert(piece, slots)
             else:
-                self._look_closer(piece)
+                self._look_closer(piece, slots)
 
-    def _insert(self, rows: int, bindings: list[Any]) -> None:
+    def _insert(self, messages: Sequence[Append], slots: Sequence[int]) -> None:
+        rows: list[Any] = []
+        fromhex = bytes.fromhex
+        for m, slot in zip(messages, slots, strict=True):
+            mailbox = m.mailbox
+            no, body = mailbox.no, m.ciphertext
+            rows += (
+                m.seq,
+                no,
+                mailbox.shelf,
+                m.expires_at,
+                m.received_at,
+                m.guest,
+                slot,
+                fromhex(m.id),
+                body,
+            )
+            self._mailboxes[no] = mailbox
+            self._add(no, 1, len(body), m.guest)
         try:
-            self._execute(_INSERT % values(8, rows), bindings)
+            self._execute(_INSERT % values(9, len(messages)), rows)
         except apsw.ConstraintError as error:
             raise ValueError(f"a sequence number is taken or a message is malformed: {error}") from error
 
-    def _came(self, m: Append) -> None:
-        no = m.mailbox.no
-        self._mailboxes[no] = m.mailbox
-        self._add(no, 1, len(m.ciphertext), m.guest)
+    def _look_closer(self, piece: Sequence[Append], slots: Sequence[int]) -> None:
+        """Some slots were occupied: write what got one of its own, then the others one by one."""
+        seqs = numbers(m.seq for m in piece)
+        (found,) = columns(self._execute(_OCCUPIED, (numbers(slots), seqs)).get)
+        occupied = set(found)
+        free: dict[int, Append] = {}
+        others: list[Append] = []
+        for m, slot in zip(piece, slots, strict=True):
+            if slot in occupied or slot in free:
+                others.append(m)
+            else:
+                free[slot] = m
+        if free:
+            self._insert(list(free.values()), list(free))
+        for m in others:
+            self._append_singly(m)
 
-    def _look_closer(self, piece: Sequence[Append]) -> None:
-        """Some of these were there already: find out which, and whether what is there has expired."""
-        (written,) = columns(self._execute(_WRITTEN, (numbers(m.seq for m in piece),)).get)
-        for m in piece:
-            if m.seq in written:
-                self._came(m)
-                continue
-            no, message_id = m.mailbox.no, bytes.fromhex(m.id)
-            seq, expires_at = self._execute(
-                "SELECT seq, expires_at FROM message WHERE mailbox = ? AND substr(id, 1, 16) = ?",
-                (no, message_id[:16]),
-            ).get
-            if expires_at > self._batch.clock_ms:
+    def _append_singly(self, m: Append) -> None:
+        """Look for a free slot from the message's own one on; what lies before is the same message or another."""
+        slot = slot_of(m.mailbox.no, m.id)
+        message_id = bytes.fromhex(m.id)
+        while True:
+            self._execute(_SLOTS % values(2, 1), (slot, m.seq))
+            if self._connection.changes():
+                return self._insert([m], [slot])
+            seq, mailbox, there, expires_at = self._execute(_OCCUPANT, (slot,)).get
+            if (mailbox, there) != (m.mailbox.no, message_id):
+                slot = next_slot(slot)
+            elif expires_at <= self._batch.clock_ms:
+                self._remove([seq], gone=True)
+            else:
                 self._duplicates[m.seq] = seq
                 if m.expires_at > expires_at:
                     self._execute("UPDATE message SET expires_at = ? WHERE seq = ?", (m.expires_at, seq))
-                continue
-            self._remove([seq], gone=True)
-            row = [m.seq, no, m.mailbox.shelf, m.expires_at, m.received_at, m.guest, message_id, m.ciphertext]
-            self._insert(1, row)
-            self._came(m)
+                return None
 
     # --- messages that go ------------------------------------------------------------------------------------
+
+    def _shelf(self, no: MailboxNo) -> int:
+        """The shelf of a mailbox that has messages; one that has none has no shelf either."""
+        mailbox = self._mailboxes.get(no)
+        if mailbox is not None:
+            return mailbox.shelf
+        shelf: int | None = self._execute("SELECT shelf FROM mailbox WHERE no = ?", (no,)).get
+        return -1 if shelf is None else shelf
 
     def _remove_chosen(self, query: str, *bindings: int) -> None:
         (seqs,) = columns(self._execute(query, bindings).get)
@@ -140,8 +165,8 @@ class Applying:
 
     def _remove(self, chosen: Sequence[int], gone: bool) -> None:
         bound = numbers(chosen)
-        *joined, ids = self._execute(_LEAVING, (bound,)).get
-        seqs, mailboxes, guests, sizes = columns(*joined)
+        *joined, ids = self._execute(_LEAVING % (JOINED_ID if gone else "NULL"), (bound,)).get
+        seqs, mailboxes, guests, slots, sizes = columns(*joined)
         if not seqs:
             return
         for no, guest, size in zip(mailboxes, guests, sizes, strict=True):
@@ -153,6 +178,7 @@ class Applying:
                 for at, seq in enumerate(seqs)
             ]
         self._marking.leave(bound)
+        self._execute("DELETE FROM slot WHERE no IN carray(?)", (numbers(slots),))
         self._execute("DELETE FROM message WHERE seq IN carray(?)", (bound,))
 
     # --- tallies ---------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from posthouse.store.sqlite.schema import Schema, check_version, create, is_new,
 BUSY_MS: Final = 5000
 """How long to wait for another process: a promotion elsewhere, or the end of a check point."""
 PAGE_BYTES: Final = 4096
+SYNCHRONOUS: Final = ("full", 2)
+"""The log is synced by every commit. Less than that loses commits with the power, and the tests show it."""
 WRITER_CACHE_KIB: Final = 64 * 1024
 READER_CACHE_KIB: Final = 16 * 1024
 WAL_KEPT_BYTES: Final = 64 << 20
@@ -149,7 +151,7 @@ def _prepare_to_write(connection: apsw.Connection, path: Path, schema: Schema) -
     if connection.readonly("main"):
         raise StoreUnusable("the file is read-only")
     _must_hold(connection, "journal_mode", "wal", "wal")
-    _must_hold(connection, "synchronous", "full", 2)
+    _must_hold(connection, "synchronous", *SYNCHRONOUS)
     _must_hold(connection, "locking_mode", "normal", "normal")
     pragma(connection, "fullfsync", 1)  # for macOS, where a plain sync stops at the drive's cache
     pragma(connection, "checkpoint_fullfsync", 1)

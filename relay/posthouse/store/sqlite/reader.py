@@ -14,13 +14,14 @@ import apsw
 
 from posthouse.store.interface import MailboxNo, Page, Source, StoredMessage, Tally, Waiting
 from posthouse.store.sqlite.connection import snapshot, unavailable
+from posthouse.store.sqlite.slots import slots_of
 from posthouse.store.sqlite.statements import JOINED_CIPHERTEXT, JOINED_ID, columns, numbers
 
-SMALL_MAILBOX: Final = 2048
-"""Up to this many messages a mailbox is listed by its own index entries and sorted; they are few in any case."""
 CROWDED: Final = 16
-"""A larger mailbox is listed in the order of its shelf, unless the neighbours have this many times as much:
+"""A mailbox is listed in the order of its shelf, unless its neighbours there have this many times as much:
 otherwise somebody could fill a neighbour's mailbox to make reading this one slow."""
+CROWD: Final = 4096
+"""Below this many neighbours' messages that is no matter."""
 
 _MAILBOXES: Final = """
     SELECT group_concat(hex(key)), group_concat(no), group_concat(count), group_concat(bytes),
@@ -30,7 +31,9 @@ _CROWD: Final = """
     SELECT count, (SELECT sum(near.count) FROM mailbox AS near WHERE near.shelf = mailbox.shelf)
     FROM mailbox WHERE no = ?"""
 _RANGE: Final = "seq > :after AND seq <= :upto"
-_OWN: Final = f"SELECT seq FROM message INDEXED BY message_id WHERE mailbox = :mailbox AND {_RANGE}"
+_OWN: Final = f"""
+    SELECT seq FROM slot CROSS JOIN message USING (seq)
+    WHERE no BETWEEN :first AND :last AND mailbox = :mailbox AND {_RANGE} ORDER BY seq LIMIT :limit"""
 _SHELF: Final = f"SELECT seq FROM message INDEXED BY message_order WHERE shelf = :shelf%d AND {_RANGE} %s"
 _MEASURE: Final = """
     SELECT group_concat(seq), group_concat(length(ciphertext)), group_concat(expires_at)
@@ -98,8 +101,9 @@ class SqliteReader:
         """The query for the lowest sequence numbers of a source, and its bindings but for the range."""
         if source.mailbox is not None:
             count, crowd = self._connection.execute(_CROWD, (source.mailbox,)).get or (0, 0)
-            if count <= SMALL_MAILBOX or crowd > CROWDED * count:
-                return f"{_OWN} ORDER BY seq LIMIT :limit", {"mailbox": source.mailbox}
+            if crowd > max(CROWD, CROWDED * count):
+                first, last = slots_of(source.mailbox)
+                return _OWN, {"mailbox": source.mailbox, "first": first, "last": last}
         return self._listing(source, "ASC")
 
     def _listing(self, source: Source, direction: str) -> tuple[str, dict[str, Any]]:

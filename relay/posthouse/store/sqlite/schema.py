@@ -70,11 +70,13 @@ _TABLES: Final = (
         expires_at INTEGER NOT NULL,
         received_at INTEGER NOT NULL,
         guest INTEGER NOT NULL,
+        slot INTEGER NOT NULL,
         id BLOB NOT NULL,
         ciphertext BLOB NOT NULL
     ) STRICT""",
-    # Half of the hash: entries of this index lie at random places, so its size is what a deep backlog costs.
-    "CREATE UNIQUE INDEX message_id ON message (mailbox, substr(id, 1, 16))",
+    # Finds duplicates: a hash table of (mailbox, id), see slots.py. A table by a number costs half of what an
+    # index by the id does, and its entries lie at random places, so its size is what a deep backlog costs.
+    "CREATE TABLE slot (no INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT",
     "CREATE INDEX message_order ON message (shelf, seq, mailbox)",
     "CREATE INDEX message_expiry ON message (expires_at)",
     # Readers that have marked something that is still there. Numbers are never used twice: the marks of a reader

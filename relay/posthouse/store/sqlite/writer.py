@@ -77,6 +77,7 @@ class SqliteWriter:
         self._lock = lock
         self._connection: apsw.Connection | None = None
         self._log_pages = 0
+        self._checkpoint_at = CHECKPOINT_PAGES
         self._confirmed: tuple[Fence, int] | None = None
         """The last batch known to be there: if the file ever shows an older one, it is not the file that it was."""
         self._doubt: _Doubtful | None = None
@@ -89,6 +90,8 @@ class SqliteWriter:
         self._marking = Marking(connection, next_stamp=1)
 
     def _logged(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        if pages < self._log_pages:  # it is written over from its beginning
+            self._checkpoint_at = CHECKPOINT_PAGES
         self._log_pages = pages
         return apsw.SQLITE_OK
 
@@ -229,9 +232,11 @@ class SqliteWriter:
     # --- house keeping ---------------------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        if self._log_pages < CHECKPOINT_PAGES or self._suspect or self._connection is None:
+        if self._log_pages < self._checkpoint_at or self._suspect or self._connection is None:
             return
-        self._log_pages = 0
+        self._checkpoint_at = (
+            self._log_pages + CHECKPOINT_PAGES
+        )  # if somebody still reads from it: not every time
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
