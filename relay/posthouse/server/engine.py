@@ -23,6 +23,7 @@ from posthouse.broker import Broker, BrokerSettings, Port
 from posthouse.broker.clock import LEAD_WORTH_A_WARNING_MS
 from posthouse.broker.directory import Read
 from posthouse.exchange import Command, Effect
+from posthouse.server.turn import Turn
 from posthouse.store.interface import (
     FENCED,
     Batch,
@@ -85,6 +86,8 @@ class Engine:
         self._commit_timeout_s = commit_timeout_s
         self._loop = loop or asyncio.get_running_loop()
         self._on_fenced = on_fenced
+        self.turn = Turn(self._loop)
+        """Ends of turns: for the front and its sockets too, so that all of a turn comes to one end."""
         self._threads = StoreThreads(store, self._loop.call_soon_threadsafe)
         self._broker: Broker | None = None
         self._recovered: Recovered | None = None
@@ -187,7 +190,7 @@ class Engine:
         self._in_turn = True
         self._now = boot_s()
         self._wall_ms = wall_ms()
-        self._loop.call_soon(self._end_turn)
+        self.turn.at_end(self._end_turn)
 
     def _end_turn(self) -> None:
         self._in_turn = False

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from posthouse.exchange import Effect
 from posthouse.server.engine import Engine, boot_s
 from posthouse.server.websocket.interface import Outlet, Refusal, RequestInfo
@@ -27,6 +29,7 @@ from posthouse.wire.codes import CloseCode, Code
 from posthouse.wire.messages import GoawayReason
 
 TIMER_S: Final = 0.25
+_log = structlog.get_logger()
 Conversation = V2Session | LegacySession
 
 
@@ -145,6 +148,7 @@ class Front:
         self._clients: dict[int, Client] = {}
         self._next_number = 1
         self._marked: dict[int, Client] = {}
+        self._turn = engine.turn
         self._flush_soon = False
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -232,7 +236,7 @@ class Front:
     def _wake(self) -> None:
         if not self._flush_soon:
             self._flush_soon = True
-            self._loop.call_soon(self._flush)
+            self._turn.at_end(self._flush)
 
     def _flush(self) -> None:
         self._flush_soon = False
@@ -244,9 +248,9 @@ class Front:
             if client is not None:
                 if marked:
                     marked.pop(number, None)
-                client.deliver(effects, now)
+                _deliver(client, effects, now)
         for client in marked.values():
-            client.deliver([], now)
+            _deliver(client, [], now)
 
     # --- deadlines of sessions
 
@@ -278,3 +282,12 @@ class Front:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _deliver(client: Client, effects: list[Effect], now: float) -> None:
+    """A session that fails takes nobody else with it."""
+    try:
+        client.deliver(effects, now)
+    except Exception:
+        _log.exception("session failed", remote=client.connection.remote)
+        client.connection.close(CloseCode.KEEP_ALIVE, Code.INTERNAL)

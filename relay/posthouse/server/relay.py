@@ -184,6 +184,7 @@ class Relay:
                 standing=lambda: (self._role, self._conditions.epoch or 0),
             ),
             session_factory=self._front.session_factory,
+            turn=self._engine.turn,
         )
 
     async def _open_control_socket(self) -> None:

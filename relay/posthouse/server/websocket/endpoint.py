@@ -1,7 +1,7 @@
 """What all WebSocket connections of one event loop share: receive buffer, timer, limits, callbacks, the flush.
 
 One receive buffer is enough because a transport asks for it, fills it and reports it within one call. One flush a
-loop turn writes for every connection that has something to say: `mark_dirty` collects, `call_soon` runs once.
+loop turn writes for every connection that has something to say: `mark_dirty` collects, the turn's end runs it once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from posthouse.server.turn import Turn
 from posthouse.server.websocket.connection import Connection
 from posthouse.server.websocket.interface import Choose, Information, SessionFactory, WebSocketLimits
 from posthouse.server.websocket.outgoing import Outgoing
@@ -56,6 +57,7 @@ class Endpoint:
         choose: Choose,
         information: Information,
         session_factory: SessionFactory,
+        turn: Turn | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.limits = limits
@@ -64,6 +66,7 @@ class Endpoint:
         self.information = information
         self.session_factory = session_factory
         self.loop = asyncio.get_running_loop() if loop is None else loop
+        self.turn = Turn(self.loop) if turn is None else turn
         self.counts = Counts()
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES + _SLACK_BYTES)
         self.buffer_view = memoryview(self.buffer)
@@ -101,7 +104,7 @@ class Endpoint:
         dirty = self._dirty
         dirty.append(connection)
         if len(dirty) == 1:
-            self.loop.call_soon(self._flush)
+            self.turn.at_end(self._flush)
 
     def _flush(self) -> None:
         dirty = self._dirty
