@@ -129,6 +129,14 @@ def test_welcome_names_the_limits(relay: RelayProcess, dial: Dial) -> None:
     assert {"max_outbound_bytes", "max_inflight_bytes", "dedupe_window_s"} <= set(limits)
 
 
+def test_there_is_room_for_100_000_messages_of_1_kib_in_a_mailbox(relay: RelayProcess, dial: Dial) -> None:
+    limits = dial(relay).welcome["limits"]
+    assert limits["mailbox_messages"] >= 100_000
+    assert limits["mailbox_bytes"] >= 100_000 * 1024
+    assert limits["guest_mailbox_messages"] < limits["mailbox_messages"]
+    assert limits["guest_mailbox_bytes"] < limits["mailbox_bytes"]
+
+
 def test_the_limits_in_welcome_are_those_configured(shared_relay: RelayOf, dial: Dial) -> None:
     relay = shared_relay(SMALL_WINDOW)
     assert dial(relay).welcome["limits"].items() >= {"max_window": 3, "live_timeout_ms": 50}.items()

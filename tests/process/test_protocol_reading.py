@@ -445,6 +445,19 @@ def test_busy_is_offered_again_to_this_reader_after_the_delay(
     wait_for_pending(client, 0)
 
 
+def test_busy_keeps_its_place_in_the_window(
+    relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
+) -> None:
+    owner = key("owner")
+    leave(sender, owner.address, b"one", b"two")
+    client = dial(relay, owner, window=1)
+    client.subscribe_without_waiting()
+    client.nack("busy", client.message(b"one")["id"], retry_after_ms=50)
+    client.expect("message", ciphertext=b"one")
+    client.ack(message_id(b"one"))
+    client.expect("message", ciphertext=b"two")
+
+
 def test_an_owners_undecryptable_deletes_the_message(
     relay: RelayProcess, dial: Dial, key: KeyOf, sender: WireClient
 ) -> None:
