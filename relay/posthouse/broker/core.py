@@ -74,6 +74,7 @@ class Broker:
             self.counters,
             durable,
             recovered.next_seq,
+            self.reads,
         )
         self._acks = Acks(
             settings, self._delivery, self._backlog, self.ledger, self._results, self._recent, self.counters

@@ -10,7 +10,7 @@ from collections import deque
 
 from posthouse.broker.counters import Counters
 from posthouse.broker.delivery import Delivery
-from posthouse.broker.directory import Directory
+from posthouse.broker.directory import Directory, Read
 from posthouse.broker.ledger import Confirmation, Ledger
 from posthouse.broker.recent import Recent
 from posthouse.broker.records import ENDED, PENDING, Entry, Mailbox, Repeat, Sender, Session
@@ -46,10 +46,12 @@ class Publishing:
         counters: Counters,
         durable: bool,
         first_seq: int,
+        reads: list[Read],
     ) -> None:
         self.now_ms = 0
         self.now = 0.0
         self.seq = first_seq
+        self._reads = reads
         self._settings = settings
         self._quotas = quotas = settings.quotas
         self._most_messages = _limit(quotas.mailbox_messages)
@@ -107,7 +109,9 @@ class Publishing:
             sender.inflight_bytes -= size
             self._reject(sender, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
-    def _into(self, box: Mailbox, sender: Sender, publish: Publish, size: int) -> None:
+    def _into(
+        self, box: Mailbox, sender: Sender, publish: Publish, size: int, stored_before: bool = False
+    ) -> None:
         message = publish.id
         pending = box.pending
         if message in pending:
@@ -120,7 +124,7 @@ class Publishing:
         guest = sender.guest
         receipts = publish.receipts
         # One test for all that is refused seldom; which it was is found out only then.
-        if (
+        if not stored_before and (
             stored.count + len(pending) >= self._most_messages
             or stored.bytes + box.pending_bytes + size > self._most_bytes
             or total.count >= self._careful_messages
@@ -131,8 +135,7 @@ class Publishing:
         ):
             refusal = self._refusal(box, sender, publish, size)
             if refusal is not None:
-                sender.inflight_bytes -= size
-                self._reject(sender, publish, *refusal)
+                self._refuse(box, sender, publish, size, refusal)
                 return
         ttl_s = publish.ttl_s
         if ttl_s is None:
@@ -257,6 +260,25 @@ class Publishing:
             return False
         sizes = [entry.size for entry in ledger.uncommitted()]
         return total.count + len(sizes) >= most or total.bytes + sum(sizes) + size > most_bytes
+
+    def _refuse(
+        self, box: Mailbox, sender: Sender, publish: Publish, size: int, refusal: tuple[Code, str, int | None]
+    ) -> None:
+        """Refuse, unless there is no room for a message only because it has its room already: ask the store."""
+        if refusal[0] is not Code.QUOTA or not self._durable or not box.stored.count:
+            sender.inflight_bytes -= size
+            self._reject(sender, publish, *refusal)
+            return
+        no, message, now_ms = box.no, publish.id, self.now_ms
+
+        def answered(held: object) -> None:
+            if held is True:
+                self._into(box, sender, publish, size, stored_before=True)
+            else:
+                sender.inflight_bytes -= size
+                self._reject(sender, publish, *refusal)
+
+        self._reads.append(Read(lambda reader: reader.holds(no, message, now_ms), answered))
 
     def _reject(
         self, sender: Sender, publish: Publish, code: Code, detail: str, retry_after_ms: int | None

@@ -102,8 +102,8 @@ class Batch(Struct):
     marks: list[Mark] = []
     """Marks of messages that are not there are passed over."""
     readers_per_bucket: int = 1000
-    """Distinct reader names that may have marks in a bucket after this batch; beyond, the name that marked longest ago
-    loses its marks."""
+    """Distinct reader names that may have marks in a bucket after a batch with marks; beyond, the name that
+    marked longest ago loses its marks."""
     purges: list[MailboxNo] = []
     """Mailboxes to empty, at most ``expire_limit`` messages of each; the answer's tallies say what is left."""
     expire_limit: int = 0
@@ -260,6 +260,9 @@ class Reader(Protocol):
 
         At most ``limit`` and, beyond the first, at most ``max_bytes`` of them. Raises StoreUnavailable.
         """
+
+    def holds(self, mailbox: MailboxNo, message: str, clock_ms: int) -> bool:
+        """Whether a message, by its id, is in a mailbox and has not expired. Raises StoreUnavailable."""
 
     def waiting(self, source: Source, newest: int) -> Waiting:
         """How much waits in a source (for a reader: without what it has marked). Raises StoreUnavailable."""

@@ -24,6 +24,7 @@ from posthouse.store.interface import (
     Page,
     Recovered,
     Source,
+    StoreUnavailable,
     Tally,
     Waiting,
     check_promotion,
@@ -50,7 +51,7 @@ class Applying:
             self.append(append)
         for mark in batch.marks:
             self.mark(mark)
-        for bucket in {mark.bucket for mark in batch.marks}:
+        for bucket in list(state.marks) if batch.marks else ():
             self.forget_readers(bucket)
         for no in batch.purges:
             box = state.boxes.get(no)
@@ -97,11 +98,13 @@ class Applying:
 
     def forget_readers(self, bucket: str) -> None:
         """Beyond the limit, those that marked longest ago lose their marks."""
-        readers = self.state.marks.get(bucket, {})
+        readers = self.state.marks[bucket]
         excess = max(0, len(readers) - self.batch.readers_per_bucket)
         for reader in list(islice(readers, excess)):
             for seq in readers.pop(reader):
                 self.state.messages[seq].marked_by.discard((bucket, reader))
+        if not readers:
+            del self.state.marks[bucket]
 
 
 class MemoryWriter:
@@ -141,7 +144,7 @@ class MemoryWriter:
             deleted = set(batch.deletes)
             for append in batch.appends:
                 if append.seq in state.messages and append.seq not in deleted:
-                    raise ValueError(f"sequence number {append.seq} is taken")
+                    raise StoreUnavailable(f"the batch contradicts what is stored: {append.seq} is taken")
             state.batch = batch.number
             state.clock_ms = batch.clock_ms
             last = batch.appends[-1].seq if batch.appends else 0
@@ -199,6 +202,11 @@ class MemoryReader:
                 page.messages.append(row)
         page.complete = True
         return page
+
+    def holds(self, mailbox: MailboxNo, message: str, clock_ms: int) -> bool:
+        with self._state.lock:
+            seq = self._state.seq_of.get((mailbox, message))
+            return seq is not None and self._state.messages[seq].row.expires_at > clock_ms
 
     def waiting(self, source: Source, newest: int) -> Waiting:
         with self._state.lock:

@@ -11,9 +11,18 @@ from typing import Any, Final
 
 import apsw
 
-from posthouse.store.interface import Append, Batch, Committed, Gone, Mailbox, MailboxNo, Tally
+from posthouse.store.interface import (
+    Append,
+    Batch,
+    Committed,
+    Gone,
+    Mailbox,
+    MailboxNo,
+    StoreUnavailable,
+    Tally,
+)
 from posthouse.store.sqlite.marking import Marking
-from posthouse.store.sqlite.slots import next_slot, slot_of
+from posthouse.store.sqlite.slots import OCCUPANT, next_slot, slot_of
 from posthouse.store.sqlite.statements import JOINED_ID, columns, numbers, slices, values
 
 _SLOTS: Final = "INSERT OR IGNORE INTO slot (no, seq) %s"
@@ -25,8 +34,6 @@ _LEAVING: Final = """
         group_concat(length(ciphertext)), %s
     FROM message WHERE seq IN carray(?)"""
 _OCCUPIED: Final = "SELECT group_concat(no) FROM slot WHERE no IN carray(?) AND seq NOT IN carray(?)"
-_OCCUPANT: Final = """
-    SELECT seq, mailbox, id, expires_at FROM slot CROSS JOIN message USING (seq) WHERE slot.no = ?"""
 _EXPIRED: Final = """
     SELECT group_concat(seq) FROM (
         SELECT seq FROM message WHERE expires_at <= ? ORDER BY expires_at, seq LIMIT ?)"""
@@ -60,7 +67,7 @@ class Applying:
         self._gone: list[Gone] = []
 
     def run(self) -> Committed:
-        """Apply everything. Raises apsw.Error, and ValueError when a sequence number is taken."""
+        """Apply everything. Raises apsw.Error, and StoreUnavailable when a sequence number is taken."""
         batch = self._batch
         if batch.deletes:
             self._remove(batch.deletes, gone=False)
@@ -110,7 +117,7 @@ class Applying:
         try:
             self._execute(_INSERT % values(9, len(messages)), rows)
         except apsw.ConstraintError as error:
-            raise ValueError(f"a sequence number is taken or a message is malformed: {error}") from error
+            raise StoreUnavailable(f"the batch contradicts what is stored: {error}") from error
 
     def _look_closer(self, piece: Sequence[Append], slots: Sequence[int]) -> None:
         """Some slots were occupied: write what got one of its own, then the others one by one."""
@@ -137,7 +144,7 @@ class Applying:
             self._execute(_SLOTS % values(2, 1), (slot, m.seq))
             if self._connection.changes():
                 return self._insert([m], [slot])
-            seq, mailbox, there, expires_at = self._execute(_OCCUPANT, (slot,)).get
+            seq, mailbox, there, expires_at = self._execute(OCCUPANT, (slot,)).get
             if (mailbox, there) != (m.mailbox.no, message_id):
                 slot = next_slot(slot)
             elif expires_at <= self._batch.clock_ms:

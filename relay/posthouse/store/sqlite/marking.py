@@ -32,8 +32,9 @@ _LEAVING: Final = """
         WHERE mark.seq IN carray(?) GROUP BY reader)"""
 _FORGET: Final = """
     DELETE FROM reader WHERE no IN (
-        SELECT no FROM reader WHERE bucket = ?1 ORDER BY stamp
-        LIMIT max(0, (SELECT count(*) FROM reader WHERE bucket = ?1) - ?2))"""
+        SELECT no FROM (
+            SELECT no, row_number() OVER (PARTITION BY bucket ORDER BY stamp DESC) AS place FROM reader %s)
+        WHERE place > ?)"""
 
 
 class Marking:
@@ -44,6 +45,9 @@ class Marking:
         self.next_stamp = next_stamp
         """Rises with every reader of every batch: who marked last has the highest."""
         self._any = bool(connection.execute("SELECT EXISTS (SELECT 1 FROM mark)").get)
+        # The highest number used: a reader with a higher one is new.
+        self._highest = connection.execute("SELECT ifnull(max(no), 0) FROM reader").get
+        self._limit: int | None = None
 
     def mark(self, marks: Sequence[Mark], readers_per_bucket: int) -> None:
         """Write marks of messages that are there, then forget the readers beyond the limit."""
@@ -59,9 +63,12 @@ class Marking:
                 by_reader[key] = seqs
         if by_reader:
             self._any = True
-            self._write(self._number(by_reader), sizes)
-            for bucket in {bucket for bucket, _ in by_reader}:
-                self._execute(_FORGET, (bucket, readers_per_bucket))
+            numbered = self._number(by_reader)
+            self._write(numbered, sizes)
+            self._forget(numbered, by_reader, readers_per_bucket)
+        if readers_per_bucket != self._limit:
+            self._limit = readers_per_bucket
+            self._execute(_FORGET % "", (readers_per_bucket,))
 
     def _execute(self, statement: str, bindings: Sequence[Any]) -> apsw.Cursor:
         return self._connection.execute(statement, bindings)
@@ -75,6 +82,16 @@ class Marking:
         self.next_stamp += len(rows)
         stamped = dict(zip(*columns(*self._execute(_STAMPED, (first,)).get), strict=True))
         return {stamped[first + at]: seqs for at, seqs in enumerate(by_reader.values())}
+
+    def _forget(
+        self, numbered: dict[int, set[int]], by_reader: dict[tuple[str, str], set[int]], limit: int
+    ) -> None:
+        """Only where a reader is new there can be too many."""
+        pairs = zip(numbered, by_reader, strict=True)
+        buckets = {bucket for no, (bucket, _) in pairs if no > self._highest}
+        if buckets:
+            self._highest = max(numbered)
+            self._execute(_FORGET % "WHERE bucket IN carray(?)", (apsw.carray(tuple(buckets)), limit))
 
     def _write(self, marked: dict[int, set[int]], sizes: dict[int, int]) -> None:
         rows = [(seq, reader) for reader, seqs in marked.items() for seq in sorted(seqs)]

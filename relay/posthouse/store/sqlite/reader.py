@@ -14,7 +14,7 @@ import apsw
 
 from posthouse.store.interface import MailboxNo, Page, Source, StoredMessage, Tally, Waiting
 from posthouse.store.sqlite.connection import snapshot, unavailable
-from posthouse.store.sqlite.slots import slots_of
+from posthouse.store.sqlite.slots import OCCUPANT, next_slot, slot_of, slots_of
 from posthouse.store.sqlite.statements import JOINED_CIPHERTEXT, JOINED_ID, columns, numbers
 
 CROWDED: Final = 16
@@ -96,6 +96,18 @@ class SqliteReader:
                 if complete:
                     return Page([], True)
                 bindings["after"] = rows[-1][0]  # all of these had expired
+
+    def holds(self, mailbox: MailboxNo, message: str, clock_ms: int) -> bool:
+        slot, message_id = slot_of(mailbox, message), bytes.fromhex(message)
+        with unavailable(self._path), snapshot(self._connection):
+            while True:
+                found = self._connection.execute(OCCUPANT, (slot,)).get
+                if found is None:
+                    return False
+                _, occupied_by, there, expires_at = found
+                if (occupied_by, there) == (mailbox, message_id):
+                    return bool(expires_at > clock_ms)
+                slot = next_slot(slot)
 
     def _choice(self, source: Source) -> tuple[str, dict[str, Any]]:
         """The query for the lowest sequence numbers of a source, and its bindings but for the range."""

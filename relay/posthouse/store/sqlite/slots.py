@@ -12,6 +12,8 @@ from typing import Final
 
 from posthouse.store.interface import MailboxNo
 
+OCCUPANT: Final = """
+    SELECT seq, mailbox, id, expires_at FROM slot CROSS JOIN message USING (seq) WHERE slot.no = ?"""
 _ID_BITS: Final = 40
 _ID_DIGITS: Final = _ID_BITS // 4
 _ID_MASK: Final = (1 << _ID_BITS) - 1

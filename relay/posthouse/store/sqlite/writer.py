@@ -147,17 +147,28 @@ class SqliteWriter:
             connection.execute(_ADVANCE, self._advance(state, batch, answer.total))
         except BaseException as error:
             roll_back(connection)
-            if isinstance(error, apsw.Error):
-                self._suspect = isinstance(error, (apsw.IOError, apsw.FullError, apsw.CorruptError))
-                raise StoreUnavailable(f"store {self._path}: {cause(error)}") from error
-            raise
+            raise self._refused(error) from error
         return self._conclude(connection, fence, batch.number, answer)
+
+    def _refused(self, error: BaseException) -> BaseException:
+        """What to raise for an error before COMMIT, when for certain nothing was written."""
+        if isinstance(error, apsw.BusyError):
+            return StoreUnavailable(f"store {self._path}: {cause(error)}")
+        self._suspect = True
+        if isinstance(error, apsw.Error):
+            return StoreUnavailable(f"store {self._path}: {cause(error)}")
+        if isinstance(error, StoreUnavailable):
+            return StoreUnavailable(f"store {self._path}: {error}")
+        if isinstance(error, Exception):
+            # Something is missing that is there in every sound file.
+            return StoreUnavailable(f"store {self._path}: the batch could not be applied: {error!r}")
+        return error
 
     def _conclude(
         self, connection: apsw.Connection, fence: Fence, number: int, answer: Committed
     ) -> Committed | Doubt:
         try:
-            connection.execute("COMMIT")
+            _commit(connection)
         except (apsw.FullError, apsw.BusyError) as error:
             roll_back(connection)
             self._suspect = True
@@ -250,6 +261,10 @@ class SqliteWriter:
             self._connection.close(force=True)
             self._connection = None
         self._lock.release()
+
+
+def _commit(connection: apsw.Connection) -> None:
+    connection.execute("COMMIT")
 
 
 def _state(connection: apsw.Connection) -> _State:
