@@ -48,6 +48,14 @@ def decode(payload: bytes, encoding: str) -> list[Item]:
     return items
 
 
+def is_result(item: Item, status: str, **fields: object) -> None:
+    """This result, with `fallback` as the table of 2.4 has it."""
+    assert item["status"] == status, item
+    fallback = status == "undeliverable" or (status == "rejected" and item["code"] != "invalid")
+    assert item["fallback"] is fallback, item
+    assert {name: item.get(name) for name in fields} == fields, item
+
+
 class WireClient(WireSocket):
     """One connection of dialect v2."""
 
@@ -200,3 +208,21 @@ class WireClient(WireSocket):
         """The next message (passing others over), or the one with that ciphertext."""
         wanted: Item = {} if ciphertext is None else {"ciphertext": ciphertext}
         return self.wait_for("message", **wanted)
+
+
+def leave(sender: WireClient, recipient: str, *ciphertexts: bytes) -> None:
+    """Store messages for somebody who is away."""
+    refs = [sender.publish(ciphertext, recipient=recipient) for ciphertext in ciphertexts]
+    assert [sender.result(ref)["status"] for ref in refs] == ["stored"] * len(refs)
+
+
+def texts(messages: list[Item]) -> list[bytes]:
+    """The ciphertexts of the messages among these items."""
+    return [message["ciphertext"] for message in messages if message["type"] == "message"]
+
+
+def wait_for_pending(client: WireClient, count: int) -> None:
+    """Until `status` says that so many messages wait: an ack is counted when its commit is done."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (pending := client.wait_for("status", ref=client.request("status"))["pending"]["count"]) != count:
+        assert time.monotonic() < deadline, pending
