@@ -3,7 +3,7 @@
 import secrets
 
 import pytest
-from posthouse.store.interface import FENCED, Committed, Fence, Mark, Store, Tally, Waiting
+from posthouse.store.interface import FENCED, Committed, Fence, Mark, Store, StoreUnavailable, Tally, Waiting
 from store_samples import FOREVER, Promoted, mailbox, marking, message, own, promote, shelves
 
 ALICE = mailbox(1, shelf=5)
@@ -152,7 +152,7 @@ def test_a_repeat_of_a_deleted_message_is_written(active: Promoted) -> None:
 
 def test_a_taken_sequence_number_is_refused_and_nothing_of_the_batch_is_written(active: Promoted) -> None:
     active.write(message(1, ALICE))
-    with pytest.raises(ValueError, match="sequence number"):
+    with pytest.raises(StoreUnavailable, match="contradicts"):
         active.write(message(2, ALICE), message(1, BOB, b"another"))
     assert active.seqs(shelves(5)) == [1]
     active.write(message(3, ALICE))
@@ -387,3 +387,14 @@ def test_only_known_mailboxes_are_found(active: Promoted) -> None:
         ALICE.key: (ALICE.no, Tally(1, 3)),
         CAROL.key: (CAROL.no, Tally(1, 1, 1, 1)),
     }
+
+
+def test_whether_a_mailbox_holds_a_message_is_known_by_its_id(active: Promoted) -> None:
+    there = message(1, ALICE, b"same", expires_at=5000)
+    active.write(there, message(2, BOB, b"other"))
+    assert active.reader.holds(ALICE.no, there.id, 1000)
+    assert not active.reader.holds(BOB.no, there.id, 1000)
+    assert not active.reader.holds(ALICE.no, message(9, ALICE).id, 1000)
+    assert not active.reader.holds(ALICE.no, there.id, 5000)
+    active.write(deletes=[1])
+    assert not active.reader.holds(ALICE.no, there.id, 1000)

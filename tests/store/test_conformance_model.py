@@ -1,6 +1,6 @@
 """Every engine against a plain model, over random sequences of batches; after each, everything that can be asked."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from posthouse.store.interface import Batch, Mark, Source, StoredMessage
 from store_model import StoreModel
@@ -45,6 +45,7 @@ _step = st.fixed_dictionaries(
 @settings(
     max_examples=150,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(_step, min_size=1, max_size=8))

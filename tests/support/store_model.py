@@ -47,7 +47,7 @@ class StoreModel:
             if any(kept.append.seq == mark.seq for kept in self.kept):
                 self._forget(mark.bucket, mark.reader, mark.seq)
                 self.marks.append((mark.bucket, mark.reader, mark.seq))
-        for bucket in {mark.bucket for mark in batch.marks}:
+        for bucket in {of for of, _, _ in self.marks} if batch.marks else ():
             self._limit_readers(bucket, batch.readers_per_bucket)
         for no in batch.purges:
             for kept in self._in_order(lambda kept, no=no: kept.append.mailbox.no == no)[

@@ -95,7 +95,7 @@ class SqliteReader:
                     return Page(self._fetch(chosen), complete)
                 if complete:
                     return Page([], True)
-                bindings["after"] = rows[-1][0]  # all of these had expired
+                bindings["after"] = rows[limit - 1][0]  # all of these had expired
 
     def holds(self, mailbox: MailboxNo, message: str, clock_ms: int) -> bool:
         slot, message_id = slot_of(mailbox, message), bytes.fromhex(message)
