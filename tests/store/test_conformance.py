@@ -304,6 +304,18 @@ def test_a_raised_expiry_counts(active: Promoted) -> None:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
+def test_a_reader_knows_whether_a_mailbox_holds_a_message(active: Promoted) -> None:
+    there, expiring = message(1, ALICE, b"one"), message(2, ALICE, b"two", expires_at=5000)
+    active.write(there, expiring)
+    holds = active.reader.holds
+    assert holds(ALICE.no, there.id, 1000)
+    assert holds(ALICE.no, expiring.id, 4999)
+    assert not holds(ALICE.no, expiring.id, 5000)
+    assert not holds(BOB.no, there.id, 1000)
+    active.write(deletes=[1])
+    assert not holds(ALICE.no, there.id, 1000)
+
+
 def test_pages_go_on_where_the_one_before_ended(active: Promoted) -> None:
     active.write(*(message(seq, ALICE) for seq in range(1, 11)))
     first = active.page(own(ALICE), 0, 9, limit=4)

@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from posthouse.store.interface import Batch, Mark, Source, StoredMessage
+from posthouse.store.interface import Batch, Committed, Mark, Source, StoredMessage
 from store_model import StoreModel
 from store_samples import EVERYTHING, Promoted, mailbox, marking, message, own, shelves
 
@@ -88,6 +88,7 @@ def _write(active: Promoted, model: StoreModel, step, clock_ms: int) -> None:  #
     )
     expected = model.apply(batch)
     outcome = active.writer.commit(batch, active.fence)
+    assert isinstance(outcome, Committed)
     assert outcome.duplicates == expected.duplicates
     assert sorted(outcome.gone, key=lambda gone: gone.seq) == sorted(expected.gone, key=lambda gone: gone.seq)
     assert outcome.tallies == {no: model.tally(no) for no in expected.changed}

@@ -211,7 +211,7 @@ def test_a_checkpoint_whose_sync_fails_is_done_again_before_the_next_commit(
 ) -> None:
     monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 1)
     active, disk = failing.active, failing.disk
-    active.writer._checkpoint_at = 1
+    active.writer._checkpoint_at = 1  # type: ignore[attr-defined]
     disk.failing_syncs.append(".db")
     with pytest.raises(StoreUnavailable, match="IOERR_FSYNC"):
         active.writer.tidy()

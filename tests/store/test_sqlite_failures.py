@@ -104,7 +104,7 @@ def test_a_disk_that_fills_during_a_checkpoint_loses_nothing(
     with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
-    active.writer._checkpoint_at = 1
+    active.writer._checkpoint_at = 1  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable, match="the disk is full"):
         active.writer.tidy()
     with pytest.raises(StoreUnavailable, match="the disk is full"):
@@ -264,7 +264,7 @@ AFTER_NEXT = Schema((*NEXT.steps, CONTRACT), oldest=2)
 def _version(path: Path) -> int:
     with apsw.Connection(str(path)) as found:
         version: int = found.pragma("user_version")
-        return version
+    return version
 
 
 def test_a_new_file_gets_the_version_of_its_release(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class _File(apsw.VFSFile):
                     disk.files[self._name].pending.clear()  # dropped by the kernel, though reading shows it
                     disk.sync_failures += 1
                     error = apsw.IOError("sync failed")
-                    error.extendedresult = apsw.SQLITE_IOERR_FSYNC
+                    error.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
                     raise error
         super().xSync(flags)
         if self._tracked:
