@@ -135,9 +135,15 @@ def open_to_write(path: Path, how: How) -> apsw.Connection:
         try:
             _prepare_to_write(connection, path, how.schema)
         except BaseException:
-            connection.close(force=True)
+            _drop(connection)
             raise
         return connection
+
+
+def _drop(connection: apsw.Connection) -> None:
+    """Close without copying the log into a file that cannot be used: both may be needed to save something."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.close(force=True)
 
 
 def _size(path: Path) -> int:
@@ -177,6 +183,6 @@ def open_to_read(path: Path, how: How) -> apsw.Connection:
             pragma(connection, "cache_size", -READER_CACHE_KIB)
             check_version(connection, how.schema, writing=False)
         except BaseException:
-            connection.close(force=True)
+            _drop(connection)
             raise
         return connection

@@ -1,0 +1,215 @@
+"""`posthouse store`: check, back up, restore or purge the store of the configuration."""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import posthouse.config
+from posthouse.cli.config import config_option
+from posthouse.config import Config
+from posthouse.errors import PosthouseError
+from posthouse.identity import InvalidIdentity, address_digest, canonical_address
+
+PURGED_A_BATCH = 10_000
+
+
+class NotDone(PosthouseError):
+    """A command on a store cannot be done; the text says why."""
+
+
+def _store_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--store", "url", metavar="URL", help="The store, in place of the configuration's.")(
+        config_option(function)
+    )
+
+
+def _config(file: Path | None, url: str | None) -> Config:
+    return posthouse.config.load(file, os.environ, {"store.url": url} if url else {})
+
+
+def _path(config: Config) -> Path:
+    path = config.sqlite_path
+    if path is None:
+        raise NotDone(f"the store {config.store.url} is not in a file; this command needs sqlite:///")
+    return path.absolute()
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], object]]:
+    """A bar on standard error, where somebody sees it; told how much is done, of how much."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+@click.group()
+def command() -> None:
+    """Check, back up, restore or purge a store."""
+
+
+@command.command()
+@_store_option
+def check(file: Path | None, url: str | None) -> int:
+    """Read the whole store and say whether it is sound. Ends with 1 if not. The relay may be running."""
+    import apsw
+
+    from posthouse.store.sqlite.checks import check as look
+    from posthouse.store.sqlite.connection import How, cause, open_to_read
+    from posthouse.store.sqlite.schema import SCHEMA
+
+    path = _path(_config(file, url))
+    connection = open_to_read(path, How(SCHEMA))
+    try:
+        with _bar("checking") as show:
+            report = look(connection, show)
+    except apsw.Error as error:
+        raise NotDone(f"{path}: {cause(error)}") from error
+    finally:
+        connection.close(force=True)
+    click.echo(f"store       {path}")
+    click.echo(f"relay       {report.relay_id}, epoch {report.epoch}, schema {report.schema}")
+    click.echo(f"messages    {report.messages} ({report.bytes} bytes) in {report.mailboxes} mailboxes")
+    click.echo(f"marks       {report.marks}")
+    for problem in report.problems:
+        click.echo(f"problem     {problem}")
+    click.echo(f"result      {'sound' if not report.problems else 'NOT SOUND'}")
+    return 1 if report.problems else 0
+
+
+@command.command()
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
+@_store_option
+def backup(destination: Path, force: bool, file: Path | None, url: str | None) -> None:
+    """Copy the store to the file DESTINATION and check the copy. The relay may be running."""
+    from posthouse.store.sqlite.copies import back_up
+
+    path = _path(_config(file, url))
+    with _bar("copying") as show:
+        report = back_up(path, destination.absolute(), force, show)
+    click.echo(f"{report.messages} messages ({report.bytes} bytes) in {destination}")
+
+
+@command.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@_store_option
+def restore(source: Path, file: Path | None, url: str | None) -> None:
+    """Put the backup SOURCE in the store's place. No relay may be running.
+
+    Messages that came after the backup are gone, and those that were delivered after it are offered again: readers
+    know them by their ids. The file that was there before is kept beside the new one.
+    """
+    from posthouse.store.sqlite.copies import restore as put_back
+
+    path = _path(_config(file, url))
+    with _bar("copying") as show:
+        restored = put_back(source.absolute(), path, show)
+    report = restored.report
+    click.echo(f"{report.messages} messages ({report.bytes} bytes) in {path}, epoch {restored.epoch}")
+    if restored.before is not None:
+        click.echo(f"the store before is now {restored.before}")
+
+
+@command.command()
+@click.argument("address")
+@_store_option
+def purge(address: str, file: Path | None, url: str | None) -> None:
+    """Delete all messages that wait for ADDRESS, through the running relay if there is one."""
+    try:
+        canonical = canonical_address(address)
+    except InvalidIdentity as error:
+        raise NotDone(f"{address!r} is not an address: {error.what}") from None
+    config = _config(file, url)
+    socket = _control_socket(config)
+    if socket is None:
+        count = _purge_here(config, b"a" + address_digest(canonical))
+    else:
+        from posthouse.server.control import ask
+
+        answer = ask(socket, {"command": "purge", "address": canonical})
+        if not answer.get("ok"):
+            raise NotDone(f"the relay says: {answer.get('error')}")
+        count = answer["purged"]
+    click.echo(f"{count} messages deleted")
+
+
+def _control_socket(config: Config) -> Path | None:
+    """Where the running relay takes commands; None if none runs."""
+    path = config.sqlite_path
+    if path is None:
+        if config.control_socket_path is None:
+            raise NotDone(
+                f"the store {config.store.url} lives in the relay; set server.control_socket to reach it"
+            )
+        return config.control_socket_path
+    from posthouse.store.locks import own_open, read_lease_holder
+
+    holder = read_lease_holder(path.absolute())
+    if holder is None:
+        lock = own_open(path.absolute())
+        if lock is not None:
+            lock.release()
+            return None
+        socket = config.control_socket_path
+        if socket is None or not socket.exists():
+            raise NotDone(f"a relay without a lease has {path} open; stop it first")
+        return socket
+    if holder.control_socket is None:
+        raise NotDone(f"the relay (process {holder.pid}) has no control socket; stop it first")
+    return Path(holder.control_socket)
+
+
+def _purge_here(config: Config, key: bytes) -> int:
+    """Be the active process for as long as it takes. Returns the number of messages deleted."""
+    from posthouse.store.interface import Batch, Committed
+    from posthouse.store.locks import LeaseHolder, take_lease
+    from posthouse.store.opening import open_store
+
+    path = _path(config)
+    if not path.exists():
+        raise NotDone(f"there is no store {path}")
+    lease = take_lease(path, LeaseHolder(os.getpid(), time.time()))
+    if lease is None:
+        raise NotDone("a relay has just started; try again")
+    store = open_store(config.store.url, config.store.busy_timeout_ms)
+    writer = store.open_writer()
+    try:
+        reader = store.open_reader()
+        found = reader.mailboxes([key]).get(key)
+        reader.close()
+        if found is None:
+            return 0
+        seen = writer.fence()
+        recovered = writer.promote(seen, seen.epoch + 1, secrets.token_bytes(16))
+        if recovered is None:
+            raise NotDone("a relay has just started; try again")
+        count = number = 0
+        left = found[1].count
+        while left:
+            number += 1
+            batch = Batch(
+                number, recovered.clock_ms, purges=[found[0]], expire_limit=min(PURGED_A_BATCH, left)
+            )
+            outcome = writer.commit(batch, recovered.fence)
+            if not isinstance(outcome, Committed):
+                raise NotDone(f"the store did not take it ({outcome.value}); {count} messages were deleted")
+            count += sum(gone.mailbox == found[0] for gone in outcome.gone)
+            left = outcome.tallies[found[0]].count
+            writer.tidy()
+        return count
+    finally:
+        writer.close()
+        lease.release()
