@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import apsw
-
 from posthouse.store.interface import Append, Batch, Committed, Mailbox, MailboxNo, Source
 from posthouse.store.opening import open_store
 
@@ -63,7 +62,8 @@ def main() -> None:
         ("batch", 1500),
         ("mailboxes", 200),
         ("size", 512),
-        ("page", 256), ("deletes", 1500),
+        ("page", 256),
+        ("deletes", 1500),
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--store", default="", help="default: a SQLite file in a temporary folder")

@@ -64,7 +64,12 @@ def test_an_owner_beside_a_crowded_neighbour_reads_by_its_own_slots(
     active.write(*(message(seq, BOB, expires_at=9000) for seq in range(1, 400)))
     active.write(*(message(seq, (ALICE, twin)[seq % 2], expires_at=2000 + seq) for seq in range(400, 420)))
     asked: list[str] = []
-    active.reader._connection.exec_trace = lambda cursor, sql, bindings: asked.append(sql) or True  # type: ignore[attr-defined]
+
+    def note(cursor: apsw.Cursor, statement: str, bindings: apsw.Bindings | None) -> bool:
+        asked.append(statement)
+        return True
+
+    active.reader._connection.exec_trace = note  # type: ignore[attr-defined]
     mine = list(range(400, 420, 2))
     assert active.seqs(own(ALICE)) == mine
     assert any("FROM slot" in sql for sql in asked)
