@@ -65,7 +65,7 @@ def test_an_owner_beside_a_crowded_neighbour_reads_by_its_own_slots(
     active.write(*(message(seq, (ALICE, twin)[seq % 2], expires_at=2000 + seq) for seq in range(400, 420)))
     asked: list[str] = []
 
-    def note(cursor: apsw.Cursor, statement: str, bindings: apsw.Bindings | None) -> bool:
+    def note(_cursor: object, statement: str, _bindings: object) -> bool:
         asked.append(statement)
         return True
 
