@@ -14,6 +14,7 @@ from typing import assert_never
 from posthouse.broker.backlog import Backlog
 from posthouse.broker.counters import Counters
 from posthouse.broker.delivery import Delivery
+from posthouse.broker.directory import Directory
 from posthouse.broker.ledger import Ledger
 from posthouse.broker.recent import Recent
 from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Bucket, Entry, Loan, Session
@@ -32,6 +33,7 @@ class Acks:
     def __init__(
         self,
         settings: BrokerSettings,
+        directory: Directory,
         delivery: Delivery,
         backlog: Backlog,
         ledger: Ledger,
@@ -41,6 +43,7 @@ class Acks:
     ) -> None:
         self.now = 0.0
         self._settings = settings
+        self._directory = directory
         self._delivery = delivery
         self._backlog = backlog
         self._ledger = ledger
@@ -50,11 +53,13 @@ class Acks:
         self._busy: list[tuple[float, int, Session, str]] = []
         self._busy_number = 0
         self._gone_busy = 0
-        """How many of ``_busy`` are of sessions that have ended."""
+        """How many of ``_busy`` are no longer wanted."""
 
     def ack(self, session: Session, ids: list[str]) -> None:
         """The session has processed these messages. Ids that it was not sent are passed over."""
         out, lent = session.out, session.lent
+        if session.put_off:
+            self._settled(session, ids)
         elide, remember = self._results.elide, self._recent.add
         elided = 0
         for message in ids:
@@ -104,20 +109,30 @@ class Acks:
 
     def _mark(self, session: Session, loan: Loan) -> None:
         """Mark it for the bucket by which it came and every other one of the session that covers it."""
-        if loan.reader is not None:
-            self._mark_for(loan, loan.bucket, loan.reader)
+        seqs = [loan.seq]
+        repeat = self._directory.pending(loan.mailbox, loan.id)
+        if repeat is not None and repeat.seq != loan.seq:
+            seqs.append(repeat.seq)
+        for seq in seqs:
+            if loan.reader is not None:
+                self._mark_for(seq, loan.bucket, loan.reader)
+            self._mark_covering(session, seq, loan.shelf)
+
+    def _mark_covering(self, session: Session, seq: int, shelf: int) -> None:
         for subscription in session.subscriptions.values():
             place, reader = subscription.place, subscription.reader
-            if reader is not None and isinstance(place, Bucket) and loan.shelf in place.shelves:
-                self._mark_for(loan, place.key, reader)
+            if reader is not None and isinstance(place, Bucket) and shelf in place.shelves:
+                self._mark_for(seq, place.key, reader)
 
-    def _mark_for(self, loan: Loan, bucket: BucketKey, reader: str) -> None:
-        if self._ledger.mark(Mark(loan.seq, bucket, reader)):
+    def _mark_for(self, seq: int, bucket: BucketKey, reader: str) -> None:
+        if self._ledger.mark(Mark(seq, bucket, reader)):
             self._counters.marked += 1
-            self._delivery.attempts.forget(reader, loan.seq)
+            self._delivery.attempts.forget(reader, seq)
 
     def nack(self, session: Session, nack: Nack) -> None:
         """The session will not process these messages, or not now."""
+        if session.put_off and nack.code != "busy":
+            self._settled(session, nack.ids)
         for message in nack.ids:
             if message not in session.out and message not in session.lent:
                 continue
@@ -138,16 +153,18 @@ class Acks:
 
     def _put_off(self, session: Session, message: str, retry_after_ms: int | None) -> None:
         if session.put_off is None:
-            session.put_off = set()
+            session.put_off = {}
         elif message in session.put_off:
             return  # the first delay counts
-        session.put_off.add(message)
         delay_ms = self._settings.busy_retry_ms if retry_after_ms is None else retry_after_ms
         self._busy_number += 1
+        session.put_off[message] = self._busy_number
         heapq.heappush(self._busy, (self.now + delay_ms / 1000, self._busy_number, session, message))
 
     def _not_mine(self, session: Session, message: str) -> None:
-        session.out.pop(message, None)
+        entry = session.out.pop(message, None)
+        if entry is not None and entry.state is not DONE:
+            self._mark_covering(session, entry.seq, entry.box.shelf)
         loan = session.lent.pop(message, None)
         while loan is not None:
             self._mark(session, loan)
@@ -174,22 +191,33 @@ class Acks:
     def tick(self, now: float) -> None:
         """Offer again what was put off until now."""
         while self._busy and self._busy[0][0] <= now:
-            _, _, session, message = heapq.heappop(self._busy)
-            if session.closed:
+            _, number, session, message = heapq.heappop(self._busy)
+            if session.put_off is not None and session.put_off.get(message) == number:
+                del session.put_off[message]
+                self._backlog.send_again(session, message)
+            else:
                 self._gone_busy -= 1
-                continue
-            if session.put_off is not None:
-                session.put_off.discard(message)
-            self._backlog.send_again(session, message)
 
     def forget(self, session: Session) -> None:
         """The session has ended: nothing is offered to it again."""
-        if not session.put_off:
-            return
-        self._gone_busy += len(session.put_off)
+        if session.put_off:
+            self._settled(session, list(session.put_off))
         session.put_off = None
+
+    def _settled(self, session: Session, ids: list[str]) -> None:
+        """These need not be offered again."""
+        put_off = session.put_off
+        assert put_off is not None
+        before = len(put_off)
+        for message in ids:
+            put_off.pop(message, None)
+        self._gone_busy += before - len(put_off)
         if self._gone_busy * 2 > len(self._busy):
-            self._busy = [offer for offer in self._busy if not offer[2].closed]
+            self._busy = [
+                offer
+                for offer in self._busy
+                if offer[2].put_off and offer[2].put_off.get(offer[3]) == offer[1]
+            ]
             heapq.heapify(self._busy)
             self._gone_busy = 0
 

@@ -294,19 +294,21 @@ class Backlog:
             if entry.ciphertext:
                 self._delivery.send_again(session, entry, entry.ciphertext)
             else:
-                self._read_again(entry.box.shelf, entry.seq, partial(self._again, session, entry))
+                source = Source((entry.box.shelf,))
+                self._read_again(source, entry.seq, partial(self._again, session, entry))
         loan = session.lent.get(message)
         while loan is not None:
             box = self._directory.numbered.get(loan.mailbox)
             pending = box.pending.get(loan.id) if box is not None else None
             if pending is not None:
-                self._delivery.lend_again(session, loan, pending)
+                self._lend_again(session, loan, pending)
             else:
-                self._read_again(loan.shelf, loan.seq, partial(self._lend_again, session, loan))
+                source = Source((loan.shelf,), None, loan.bucket, loan.reader)
+                self._read_again(source, loan.seq, partial(self._lend_again, session, loan))
             loan = loan.more
 
-    def _read_again(self, shelf: int, seq: int, again: Callable[[StoredMessage], None]) -> None:
-        source, now_ms = Source((shelf,)), self.now_ms
+    def _read_again(self, source: Source, seq: int, again: Callable[[StoredMessage], None]) -> None:
+        now_ms = self.now_ms
         number = self._delivery.departures.ask()
 
         def answered(answer: object) -> None:
@@ -321,12 +323,12 @@ class Backlog:
         if session.out.get(entry.id) is entry and entry.state is not DONE:
             self._delivery.send_again(session, entry, row.ciphertext)
 
-    def _lend_again(self, session: Session, loan: Loan, row: StoredMessage) -> None:
+    def _lend_again(self, session: Session, loan: Loan, message: Entry | StoredMessage) -> None:
         held = session.lent.get(loan.id)
         while held is not None and held is not loan:
             held = held.more
-        if held is not None:
-            self._delivery.lend_again(session, loan, row)
+        if held is not None and not self._delivery.is_marked(message.seq, loan.bucket, loan.reader):
+            self._delivery.lend_again(session, loan, message)
 
     # --- caught up
 

@@ -25,6 +25,7 @@ from posthouse.broker.records import (
     Subscription,
 )
 from posthouse.broker.settings import BrokerSettings
+from posthouse.identity import BucketKey
 from posthouse.store.interface import Gone, MailboxNo, Mark, StoredMessage
 from posthouse.wire.messages import Message
 
@@ -175,11 +176,8 @@ class Delivery:
             return True
         place, session = subscription.place, subscription.session
         if isinstance(place, Bucket):
-            name = subscription.reader
-            marks = self.departures.marks
-            if marks and name is not None and Mark(message.seq, place.key, name) in marks:
-                return True
-            return self._comes_otherwise(subscription, message)
+            marked = self.is_marked(message.seq, place.key, subscription.reader)
+            return marked or self._comes_otherwise(subscription, message)
         held = session.out.get(message.id)
         if held is not None and held.state is not DONE:
             if held.seq != message.seq and isinstance(message, StoredMessage):
@@ -210,6 +208,11 @@ class Delivery:
             return held.box.no == no and held.state is not DONE
         return False
 
+    def is_marked(self, seq: int, bucket: BucketKey, reader: str | None) -> bool:
+        """Whether this reader has marked the message lately: the store may not show it yet."""
+        marks = self.departures.marks
+        return bool(marks) and reader is not None and Mark(seq, bucket, reader) in marks
+
     # --- once more
 
     def send_again(self, session: Session, entry: Entry, ciphertext: bytes) -> None:
@@ -221,6 +224,16 @@ class Delivery:
         """The same for a message of a bucket."""
         loan.deliveries += 1
         self._send_loan(session, loan, message)
+
+    def renumber(self, entry: Entry) -> None:
+        """A pending message has another number now: marks of those who hold it by bucket have to name that."""
+        for bucket in self._directory.watchers(entry.box):
+            for subscription in bucket.readers:
+                loan = subscription.session.lent.get(entry.id)
+                while loan is not None:
+                    if loan.mailbox == entry.box.no:
+                        loan.seq = entry.seq
+                    loan = loan.more
 
     def is_gone(self, gone: Gone) -> None:
         """A message has left the store without an ack: who holds it holds nothing any more."""

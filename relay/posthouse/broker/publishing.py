@@ -218,6 +218,7 @@ class Publishing:
         self.seq += 1
         pending[entry.id] = entry
         entry.storable = True
+        self._delivery.renumber(entry)
         self._ledger.hurry(entry)
 
     def again(self) -> None:

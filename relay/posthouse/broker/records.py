@@ -312,8 +312,8 @@ class Session:
         """Its subscription as the owner of its mailbox."""
         self.subscriptions: dict[str, Subscription] = {}
         """All its subscriptions, by the name of mailbox or bucket."""
-        self.put_off: set[str] | None = None
-        """Ids that it is offered again after a while, because it was busy."""
+        self.put_off: dict[str, int] | None = None
+        """Ids that it is offered again after a while, because it was busy, and the number of that offer."""
         self.superseded = False
         self.sender: Sender | None = None
         self.opening = False

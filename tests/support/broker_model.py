@@ -1,0 +1,315 @@
+"""What must be true of everything that a broker says, held against plain dictionaries.
+
+Each ciphertext is published to one place only, so that it names the place too. The model sees what clients do and
+hear, and may look into the store; it knows nothing of the broker's insides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker_rig import Rig, id_of, is_address, narrow, wide
+
+from posthouse.exchange import Attend, Effect
+from posthouse.identity import address_prefix
+from posthouse.wire.messages import CaughtUp, Error, Message, Nack, Receipt, Result, Subscribed
+
+
+@dataclass
+class Client:
+    """One session, as its client knows it."""
+
+    owner: str | None
+    window: int
+    refs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """Publishes without a result, and until when each is to live at least."""
+    wants: dict[bytes, set[str]] = field(default_factory=dict)
+    asked: dict[int, dict[str, str | None]] = field(default_factory=dict)
+    """Subscribes that have not been answered: places and reader names."""
+    behind: set[int] = field(default_factory=set)
+    """Subscribes without ``caught_up``."""
+    endings: set[int] = field(default_factory=set)
+    """Unsubscribes that have not been answered."""
+    places: dict[str, str | None] = field(default_factory=dict)
+    """Everything ever subscribed to, and the reader name."""
+    outstanding: dict[bytes, int] = field(default_factory=dict)
+    """Messages without an ack or nack, and the state of things when they came."""
+    put_off: Counter[bytes] = field(default_factory=Counter)
+    """How often it asked to be sent one again."""
+    seen: set[bytes] = field(default_factory=set)
+    by_address: set[bytes] = field(default_factory=set)
+    came_by: dict[bytes, str] = field(default_factory=dict)
+    """By which bucket, the last time."""
+    last: dict[str, int] = field(default_factory=dict)
+    """By place, the seq of the last first delivery."""
+
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request of it has not been answered to the end."""
+        return bool(self.asked or self.behind or self.endings)
+
+    def reader(self, bucket: str) -> str | None:
+        """Under which name it reads, or asked to read, a bucket."""
+        for places in (self.places, *self.asked.values()):
+            if bucket in places:
+                return places[bucket]
+        return None
+
+
+class Model:
+    """Clients, and what became of each ciphertext."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.clients: dict[int, Client] = {}
+        self.place_of: dict[bytes, str] = {}
+        self.text_of_seq: dict[int, bytes] = {}
+        self.published: dict[bytes, int] = {}
+        """When it was last published, in steps."""
+        self.promised: set[bytes] = set()
+        """Held by the relay until acknowledged or expired."""
+        self.acked: dict[bytes, int] = {}
+        """By its owner, at which step."""
+        self.ever_acked: set[bytes] = set()
+        self.marked: dict[tuple[str, str, bytes], int] = {}
+        """Bucket, reader and text, at which step."""
+        self.declined: set[bytes] = set()
+        """Refused with ``not-mine`` by an owner: it may come again."""
+        self.void: dict[bytes, int] = {}
+        """When a publish of it was last refused: whoever still holds it may be sent it again."""
+        self.least: dict[bytes, int] = {}
+        """Until when it was promised, in ms of the store clock."""
+        self.latest: dict[bytes, int] = {}
+        """The longest that any publish of it asked for."""
+        self.earliest: dict[bytes, int] = {}
+        self.step = 0
+        self.results = 0
+
+    # --- what clients do
+
+    def open(self, number: int, owner: str | None, window: int) -> None:
+        self.clients[number] = Client(owner, window)
+
+    def publish(self, number: int, ref: int, text: bytes, place: str, ttl_s: int, receipts: list[str]) -> None:
+        self.step += 1
+        client = self.clients[number]
+        until = self.rig.broker.clock.now_ms + ttl_s * 1000
+        client.refs[ref] = text, until
+        if receipts:
+            client.wants.setdefault(text, set()).update(receipts)
+        self.place_of[text] = place
+        self.published[text] = self.step
+        self.latest[text] = max(self.latest.get(text, 0), until)
+        self.earliest[text] = min(self.earliest.get(text, until), until)
+
+    def attend(self, number: int, request: Attend) -> None:
+        asked: dict[str, str | None] = dict.fromkeys(request.addresses)
+        asked.update(dict.fromkeys(request.buckets, request.reader))
+        self.clients[number].asked[request.ref] = asked
+
+    def ack(self, number: int, texts: list[bytes]) -> None:
+        self.step += 1
+        client = self.clients[number]
+        for text in texts:
+            if text not in client.outstanding:
+                continue
+            del client.outstanding[text]
+            client.put_off.pop(text, None)
+            if self._is_owner(client, text):
+                # If it came by bucket, the address may have been subscribed to since: then this deletes it.
+                self.ever_acked.add(text)
+                self.promised.discard(text)
+                if text in client.by_address:
+                    self.acked[text] = self.step
+            self._mark(client, text)
+
+    def nack(self, number: int, nack: Nack, texts: list[bytes]) -> None:
+        self.step += 1
+        client = self.clients[number]
+        for text in texts:
+            if text not in client.outstanding:
+                continue
+            if nack.code == "busy":
+                client.put_off[text] += 1
+                continue
+            del client.outstanding[text]
+            client.put_off.pop(text, None)
+            if self._is_owner(client, text):
+                if nack.code == "undecryptable":
+                    self.promised.discard(text)
+                    self.void[text] = self.step
+                else:
+                    self.declined.add(text)
+            self._mark(client, text)
+
+    def _is_owner(self, client: Client, text: bytes) -> bool:
+        place = self.place_of[text]
+        return place == client.owner and place in client.places
+
+    def _mark(self, client: Client, text: bytes) -> None:
+        bucket = client.came_by.get(text)
+        reader = client.places[bucket] if bucket is not None else None
+        if bucket is not None and reader is not None:
+            self.marked[bucket, reader, text] = self.step
+
+    def close(self, number: int) -> None:
+        del self.clients[number]
+
+    def broker_dropped(self) -> None:
+        """Sessions are gone, and acks that were not committed; what was promised stays promised."""
+        self.step += 1
+        self.clients.clear()
+        self.results = 0
+        held = self.stored_texts()
+        for text in [text for text in self.acked if text in held]:
+            del self.acked[text]
+        self.marked.clear()
+        for text in self.published:
+            self.void[text] = self.step
+
+    # --- what they hear
+
+    def hear(self) -> None:
+        """Take and check all effects."""
+        self.rig.listen()
+        heard, self.rig.heard = self.rig.heard, {}
+        for number, effects in heard.items():
+            client = self.clients[number]
+            for effect in effects:
+                self._check(client, effect)
+            assert len(client.outstanding) <= client.window
+
+    def _check(self, client: Client, effect: Effect) -> None:
+        self.step += 1
+        match effect:
+            case Result():
+                self._result(client, effect)
+            case Message():
+                self._message(client, effect)
+            case Subscribed(ref=ref) if ref in client.endings:
+                client.endings.remove(ref)
+            case Subscribed(ref=ref):
+                client.places.update(client.asked.pop(ref))
+                client.behind.add(ref)
+            case CaughtUp(ref=ref):
+                client.behind.remove(ref)
+            case Error(ref=ref):
+                assert effect.code == "store-unavailable" and ref is not None
+                if ref in client.endings:
+                    client.endings.remove(ref)
+                else:
+                    del client.asked[ref]
+            case Receipt():
+                self._receipt(client, effect)
+            case _:
+                raise AssertionError(effect)
+
+    def _result(self, client: Client, result: Result) -> None:
+        self.results += 1
+        text, until = client.refs.pop(result.ref)
+        assert result.id == id_of(text)
+        assert result.fallback == (result.status in ("undeliverable", "rejected"))
+        kept = result.state if result.status == "duplicate" else result.status
+        if kept == "delivered":
+            assert text in self.ever_acked
+            client.wants.pop(text, None)
+        elif kept == "stored":
+            if text not in self.acked or self.acked[text] < self.published[text]:
+                assert text in self.stored_texts() or self._may_be_gone(text)
+                if self.step_of_ack(text) < self.published[text]:
+                    self.promised.add(text)
+                    self.least[text] = max(self.least.get(text, 0), until)
+            self.acked_is_older(text)
+        else:
+            assert result.status in ("undeliverable", "rejected")
+            self.void[text] = self.step
+
+    def step_of_ack(self, text: bytes) -> int:
+        return self.acked.get(text, 0)
+
+    def acked_is_older(self, text: bytes) -> None:
+        """A promise made after an ack is about a message published again."""
+        if text in self.stored_texts() and self.step_of_ack(text) < self.published[text]:
+            self.acked.pop(text, None)
+
+    def _may_be_gone(self, text: bytes) -> bool:
+        now_ms = self.rig.broker.clock.now_ms
+        return text in self.void or text in self.declined or self.earliest[text] <= now_ms + 1000
+
+    def _receipt(self, client: Client, receipt: Receipt) -> None:
+        (text,) = (text for text in client.wants if id_of(text) == receipt.id)
+        assert receipt.status in client.wants[text]
+        assert receipt.status == "expired" or text in self.ever_acked
+
+    def _message(self, client: Client, message: Message) -> None:
+        text = message.ciphertext
+        place = self.place_of[text]
+        assert message.id == id_of(text)
+        assert self.text_of_seq.setdefault(message.seq, text) == text, "a seq names one message"
+        if message.recipient is not None:
+            assert message.recipient == place == client.owner and place in client.places
+            client.by_address.add(text)
+            client.came_by.pop(text, None)
+            if text in self.acked and text not in self.declined:
+                assert self.acked[text] < max(self.published[text], self.void.get(text, 0))
+        else:
+            assert message.bucket in client.places and message.bucket in covering(place)
+            client.came_by[text] = message.bucket
+            reader = client.places[message.bucket]
+            if reader is not None and (message.bucket, reader, text) in self.marked:
+                marked = self.marked[message.bucket, reader, text]
+                assert marked < max(self.published[text], self.void.get(text, 0)), "sent after its mark"
+        if text in client.outstanding:
+            since = client.outstanding[text]
+            again = client.put_off[text] > 0 or self.void.get(text, 0) > since
+            assert again or self._may_be_gone(text), "sent while outstanding"
+            client.put_off[text] -= 1
+        client.outstanding[text] = self.step
+        if text not in client.seen:
+            assert client.last.get(place, 0) < message.seq, "first deliveries in the order of seq"
+            client.last[place] = message.seq
+            client.seen.add(text)
+
+    # --- the store
+
+    def stored_texts(self) -> set[bytes]:
+        return {message.row.ciphertext for message in self.rig.store._state.messages.values()}
+
+    def expire(self) -> None:
+        """What has lived its time is no promise any more."""
+        now_ms = self.rig.broker.clock.now_ms
+        self.promised = {text for text in self.promised if self.least[text] > now_ms}
+
+    # --- at rest
+
+    def check_at_rest(self) -> None:
+        """When nothing moves: every publish has its one result, every count agrees with the store."""
+        broker, state = self.rig.broker, self.rig.store._state
+        assert not any(client.refs for client in self.clients.values())
+        for box in broker.directory.numbered.values():
+            kept = state.boxes.get(box.no)
+            assert box.stored.count == (kept.tally.count if kept else 0)
+            assert not box.pending and not box.pending_bytes and not box.pending_guest and not box.leaving_count
+        assert broker.ledger.total.count == len(state.messages)
+        counters = broker.counters
+        results: Any = (
+            counters.delivered,
+            counters.stored,
+            counters.duplicates,
+            counters.undeliverable,
+            sum(counters.rejected.values()),
+        )
+        assert sum(results) >= self.results
+        for session in self.rig.port.sessions.values():
+            assert session.sender is None or session.sender.inflight_bytes == 0
+
+
+def covering(place: str) -> tuple[str, ...]:
+    """The buckets under which a place can be read."""
+    if not is_address(place):
+        return (place,)
+    prefix = address_prefix(place)  # type: ignore[arg-type]
+    return wide(prefix), narrow(prefix)
