@@ -298,8 +298,7 @@ class Backlog:
                 self._read_again(source, entry.seq, partial(self._again, session, entry))
         loan = session.lent.get(message)
         while loan is not None:
-            box = self._directory.numbered.get(loan.mailbox)
-            pending = box.pending.get(loan.id) if box is not None else None
+            pending = self._directory.pending(loan.mailbox, loan.id)
             if pending is not None:
                 self._lend_again(session, loan, pending)
             else:

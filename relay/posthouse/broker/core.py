@@ -77,7 +77,14 @@ class Broker:
             self.reads,
         )
         self._acks = Acks(
-            settings, self._delivery, self._backlog, self.ledger, self._results, self._recent, self.counters
+            settings,
+            self.directory,
+            self._delivery,
+            self._backlog,
+            self.ledger,
+            self._results,
+            self._recent,
+            self.counters,
         )
         self._attending = Attending(
             settings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from posthouse.broker.records import Bucket, Mailbox, Session
+from posthouse.broker.records import Bucket, Entry, Mailbox, Session
 from posthouse.identity import (
     Address,
     BucketKey,
@@ -145,6 +145,11 @@ class Directory:
             bucket = Bucket(key, bucket_prefixes(key), home, self._last_seq())
             self.buckets[key] = bucket
         return bucket
+
+    def pending(self, mailbox: MailboxNo, message: str) -> Entry | None:
+        """The message of this id that is on its way to a mailbox."""
+        box = self.numbered.get(mailbox)
+        return box.pending.get(message) if box is not None else None
 
     def watchers(self, mailbox: Mailbox) -> list[Bucket]:
         """The buckets in use that cover a mailbox."""
