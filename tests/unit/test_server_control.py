@@ -119,3 +119,14 @@ def test_asking_where_nobody_answers_is_one_clear_line(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "control.sock"))
     with pytest.raises(ControlSocketError, match=r"control\.sock: connection refused"):
         ask(tmp_path / "control.sock", {})
+
+
+async def test_a_socket_that_a_killed_process_of_the_same_pid_left_unnamed_is_no_hindrance(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / f".posthouse-{os.getpid()}.sock"))
+    served = ControlSocket(tmp_path / "control.sock", {"echo": echo})
+    await served.open()
+    assert (await ask_soon(served.path, {"command": "echo"}))["ok"]
+    await served.close()

@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,6 +143,8 @@ def _listen(path: Path) -> socket.socket:
             # under its own name before its mode is set.
             working = f".posthouse-{os.getpid()}.sock"
             place = _PROC_FDS / str(folder) if _PROC_FDS.exists() else path.parent
+            with suppress(FileNotFoundError):  # in a container every relay has the same pid, a killed one too
+                os.unlink(working, dir_fd=folder)
             listener.bind(str(place / working))
             try:
                 os.chmod(working, 0o600, dir_fd=folder)

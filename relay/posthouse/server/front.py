@@ -214,7 +214,7 @@ class Front:
     ) -> None:
         """Tell a client to go, then close its connection."""
         client.conversation.goaway(reason, reconnect_after_ms, [])
-        client.deliver([], boot_s())
+        _deliver(client, [], boot_s())
         client.connection.close(code, "draining" if reason == "drain" else reason)
 
     def activated(self) -> None:

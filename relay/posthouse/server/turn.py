@@ -42,7 +42,7 @@ class Turn:
             self._loop.call_soon(self._end)
 
     def _end(self) -> None:
-        self._scheduled = False
+        self._scheduled = True  # what its calls give is called here too: no turn has to be asked for
         while self.waiting:
             calls, self.waiting = self.waiting, []
             for call in calls:
@@ -51,3 +51,4 @@ class Turn:
                 except Exception as error:
                     context = {"message": "the end of a turn failed", "exception": error}
                     self._loop.call_exception_handler(context)
+        self._scheduled = False
