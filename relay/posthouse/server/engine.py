@@ -40,6 +40,10 @@ from posthouse.store.threads import StoreThreads
 RESOLVE_FIRST_S: Final = 0.1
 RESOLVE_LONGEST_S: Final = 2.0
 CLOCK_WARNING_PAUSE_S: Final = 3600.0
+AFTER_A_FAILURE_S: Final = 1.0
+"""When the broker's timer fires again after a tick that failed."""
+DRAINED_AFTER_BATCHES: Final = 3
+"""So many batches without a message hold all acks and marks that waited when a drain began."""
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -245,6 +249,8 @@ class Engine:
         if broker is None:
             return
         now = boot_s()
+        # Set before anything can fail: without a timer nothing that is out with a reader would ever be stored.
+        self._set_timer(now + AFTER_A_FAILURE_S, now)
         broker.tick(now, wall_ms())
         ledger = broker.ledger
         if (
@@ -351,11 +357,20 @@ class Engine:
     # --- the end
 
     async def drain(self) -> None:
-        """Commit everything that waits. Returns early when the store does not take it, or after a fence."""
+        """Commit everything that waits, but not all the acks that readers go on sending.
+
+        Returns early when the store does not take it, or after a fence.
+        """
+        batches = 0
         while self._broker is not None:
             ledger = self._broker.ledger
             if ledger.committing is None:
                 self._broker.hurry()
+                if ledger.pressing:
+                    batches = 0
+                elif batches == DRAINED_AFTER_BATCHES:
+                    return
+                batches += 1
                 self._commit()
                 if ledger.committing is None:
                     return

@@ -1,0 +1,88 @@
+"""The engine: its timer outlives a failure, and a drain ends though readers go on acknowledging."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from broker_rig import ALICE
+from posthouse.broker import BrokerSettings
+from posthouse.exchange import Attend, Effect, Open, Outcomes
+from posthouse.server import engine as engines
+from posthouse.server.engine import Engine
+from posthouse.store.sqlite import SqliteStore
+from posthouse.wire.messages import Ack, Message, Publish
+
+MESSAGES = 24
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    engine = Engine(SqliteStore(tmp_path / "relay.db"), BrokerSettings(), on_fenced=lambda: None)
+    await engine.promote()
+    yield engine
+    await engine.close()
+
+
+class Sessions:
+    """A port of an engine, and what has come out of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.port = engine.open_port(lambda: None)
+
+    async def effects(self, kind: type, count: int) -> list[Effect]:
+        """Wait for so many effects of one kind."""
+        found: list[Effect] = []
+        async with asyncio.timeout(5):
+            while len(found) < count:
+                for _, effects in self.engine.take_effects(self.port):
+                    found += [effect for effect in effects if isinstance(effect, kind)]
+                await asyncio.sleep(0.001)
+        return found
+
+
+async def test_the_timer_goes_on_after_a_tick_that_failed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "AFTER_A_FAILURE_S", 0.01)
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    tick = engine.broker.tick
+    ticked = asyncio.Event()
+
+    def fail_once(now: float, wall_ms: int) -> None:
+        if not failures:
+            raise ZeroDivisionError
+        tick(now, wall_ms)
+        ticked.set()
+
+    monkeypatch.setattr(engine.broker, "tick", fail_once)
+    async with asyncio.timeout(5):
+        await ticked.wait()
+    assert len(failures) == 1
+
+
+async def test_a_drain_ends_though_a_reader_goes_on_acknowledging(engine: Engine) -> None:
+    sessions = Sessions(engine)
+    port = sessions.port
+    bodies = [b"message %d" % n for n in range(MESSAGES)]
+    publishes = [Publish(n, body, ALICE, id=sha256(body).hexdigest()) for n, body in enumerate(bodies)]
+    engine.submit(port, 1, [Open(None, False, 8, 2**20), *publishes])
+    await sessions.effects(Outcomes, 1)
+    engine.submit(port, 2, [Open(ALICE, False, MESSAGES, 2**20), Attend(1, [ALICE], [], None, True)])
+    held = [
+        message.id for message in await sessions.effects(Message, MESSAGES) if isinstance(message, Message)
+    ]
+
+    def acknowledge(_: float = 0.0) -> None:
+        if held:
+            engine.submit(port, 2, [Ack([held.pop()])])
+
+    acknowledge()
+    engine.on_commit = acknowledge
+    async with asyncio.timeout(5):
+        await engine.drain()
+    assert held, "the drain went on for as long as there were acks"
+    assert engine.broker.ledger.total.count < MESSAGES
