@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker_rig import Rig, id_of, is_address, narrow, wide
-
 from posthouse.exchange import Attend, Effect
 from posthouse.identity import address_prefix
 from posthouse.wire.messages import CaughtUp, Error, Message, Nack, Receipt, Result, Subscribed
@@ -44,7 +43,6 @@ class Client:
     """By which bucket, the last time."""
     last: dict[str, int] = field(default_factory=dict)
     """By place, the seq of the last first delivery."""
-
 
     @property
     def waits(self) -> bool:
@@ -93,7 +91,9 @@ class Model:
     def open(self, number: int, owner: str | None, window: int) -> None:
         self.clients[number] = Client(owner, window)
 
-    def publish(self, number: int, ref: int, text: bytes, place: str, ttl_s: int, receipts: list[str]) -> None:
+    def publish(
+        self, number: int, ref: int, text: bytes, place: str, ttl_s: int, receipts: list[str]
+    ) -> None:
         self.step += 1
         client = self.clients[number]
         until = self.rig.broker.clock.now_ms + ttl_s * 1000
@@ -292,7 +292,9 @@ class Model:
         for box in broker.directory.numbered.values():
             kept = state.boxes.get(box.no)
             assert box.stored.count == (kept.tally.count if kept else 0)
-            assert not box.pending and not box.pending_bytes and not box.pending_guest and not box.leaving_count
+            assert (
+                not box.pending and not box.pending_bytes and not box.pending_guest and not box.leaving_count
+            )
         assert broker.ledger.total.count == len(state.messages)
         counters = broker.counters
         results: Any = (

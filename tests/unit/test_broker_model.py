@@ -9,7 +9,6 @@ from broker_rig import ALICE, BESIDE_ALICE, NEAR_ALICE, NOBODYS, TICK_S, Rig, id
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-
 from posthouse.exchange import Attend, Close, Credit, Open
 from posthouse.identity import Address, BucketKey
 from posthouse.wire.messages import Ack, Nack, Unsubscribe
