@@ -273,3 +273,30 @@ async def test_it_works_over_a_real_socket_with_asyncio(certificate: Certificate
     writer.close()
     server.close()
     await server.wait_closed()
+
+
+def test_a_socket_that_takes_nothing_is_closed_4001_though_there_is_always_more_to_write(
+    certificate: Certificate,
+) -> None:
+    peer = TlsPeer(certificate.context, limits=WebSocketLimits(slow_reader_s=30))
+    peer.open()
+    peer.transport.room = 0
+    session = peer.plain.session
+    for _ in range(20):
+        session.connection.send_frame(b"more", True)
+        peer.plain.loop.sleep(2)
+        peer.say(client_frame(BINARY, b"still here"))
+    assert session.codes == [4001]
+
+
+def test_a_socket_that_takes_little_is_not_taken_for_one_that_takes_nothing(certificate: Certificate) -> None:
+    peer = TlsPeer(certificate.context, limits=WebSocketLimits(slow_reader_s=30))
+    peer.open()
+    peer.transport.room = 0
+    session = peer.plain.session
+    for _ in range(40):
+        session.connection.send_frame(b"more", True)  # more overhead than words
+        peer.plain.loop.sleep(2)
+        peer.transport.take(1)
+        peer.say(client_frame(BINARY, b"still here"))
+    assert session.codes == []

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from posthouse.server.websocket.outgoing import OVERHEAD
+
 if TYPE_CHECKING:
     from posthouse.server.websocket.endpoint import Endpoint
 
@@ -24,7 +26,7 @@ _log = structlog.get_logger()
 class TlsConnection(asyncio.BufferedProtocol):
     """One connection with TLS. What is written before the handshake is complete is dropped: nobody could read it."""
 
-    __slots__ = ("_connection", "_endpoint", "_incoming", "_outgoing", "_ready", "_socket", "_tls")
+    __slots__ = ("_connection", "_endpoint", "_incoming", "_outgoing", "_overhead", "_ready", "_socket", "_tls")
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self._endpoint = endpoint
@@ -33,6 +35,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._ready = False  # whether the handshake is complete
+        self._overhead = 0  # encrypted bytes written beyond those that they say
         self._socket: asyncio.Transport
 
     # What the socket's transport calls.
@@ -88,6 +91,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         except ssl.SSLError as error:
             self._fail(error)
         else:
+            self._overhead -= len(data)
             self._send()
 
     def close(self) -> None:
@@ -123,7 +127,9 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._socket.set_write_buffer_limits(high, low)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the socket's transport says."""
+        """What the socket's transport says, and ``OVERHEAD``."""
+        if name == OVERHEAD:
+            return self._overhead
         return self._socket.get_extra_info(name, default)
 
     # TLS.
@@ -168,7 +174,9 @@ class TlsConnection(asyncio.BufferedProtocol):
 
     def _send(self) -> None:
         if self._outgoing.pending:
-            self._socket.write(self._outgoing.read())
+            data = self._outgoing.read()
+            self._overhead += len(data)
+            self._socket.write(data)
 
     def _fail(self, error: ssl.SSLError) -> None:
         """End the connection for a fault of TLS, with the alert that says which."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from posthouse.server.websocket.endpoint import Endpoint
 
 _log = structlog.get_logger()
+OVERHEAD: Final = "overhead"
+"""What a transport that writes more than it is given (TLS) says by `get_extra_info`: how many bytes more, so far."""
 _EMPTY_PING: Final = control_frame(PING, b"")
 
 
@@ -176,7 +178,7 @@ class Outgoing(asyncio.BufferedProtocol):
         endpoint = self._endpoint
         assert self._transport is not None
         tick = endpoint.wheel.tick
-        self._stall = Stall(self._offered - self._transport.get_write_buffer_size(), tick)
+        self._stall = Stall(self._taken(self._transport), tick)
         soon = self._stall_check_ticks()
         if self._state is State.OPEN and self.due_tick > tick + soon + 1:
             endpoint.wheel.schedule(self, soon)
@@ -250,7 +252,7 @@ class Outgoing(asyncio.BufferedProtocol):
             next_look = endpoint.idle_ticks // 2 - silent
         stall = self._stall
         if stall is not None and self._transport is not None:
-            taken = self._offered - self._transport.get_write_buffer_size()
+            taken = self._taken(self._transport)
             if taken != stall.taken:
                 stall.taken = taken
                 stall.since = tick
@@ -259,6 +261,11 @@ class Outgoing(asyncio.BufferedProtocol):
                 return
             next_look = min(next_look, self._stall_check_ticks())
         endpoint.wheel.schedule(self, next_look)
+
+    def _taken(self, transport: asyncio.Transport) -> int:
+        """Bytes that the operating system has taken: more of them, and only that, is no standstill."""
+        overhead: int = transport.get_extra_info(OVERHEAD, 0)
+        return self._offered + overhead - transport.get_write_buffer_size()
 
     def _stall_check_ticks(self) -> int:
         return max(1, self._endpoint.slow_ticks // 4)
