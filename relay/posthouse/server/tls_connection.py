@@ -26,7 +26,16 @@ _log = structlog.get_logger()
 class TlsConnection(asyncio.BufferedProtocol):
     """One connection with TLS. What is written before the handshake is complete is dropped: nobody could read it."""
 
-    __slots__ = ("_connection", "_endpoint", "_incoming", "_outgoing", "_overhead", "_ready", "_socket", "_tls")
+    __slots__ = (
+        "_connection",
+        "_endpoint",
+        "_incoming",
+        "_outgoing",
+        "_overhead",
+        "_ready",
+        "_socket",
+        "_tls",
+    )
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext) -> None:
         self._endpoint = endpoint
