@@ -12,7 +12,7 @@ import apsw
 import pytest
 from machine import can_mount_tmpfs, mounted_tmpfs, need
 from posthouse.store.interface import Append, Committed, StoreUnavailable, StoreUnusable
-from posthouse.store.sqlite import SqliteStore, checks, connection, files, writer
+from posthouse.store.sqlite import SqliteStore, checks, connection, copies, files, writer
 from posthouse.store.sqlite.connection import How, open_to_read, open_to_write
 from posthouse.store.sqlite.schema import SCHEMA, Schema, Step, migrate
 from store_samples import Promoted, mailbox, message, own
@@ -324,3 +324,35 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> Non
     told.close()
     assert _version(path) == 1
     Promoted(SqliteStore(path)).close()
+
+
+# --- other users ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_but_its_owner_may_read_a_store_or_a_copy_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    before = os.umask(0)
+    try:
+        active = Promoted(SqliteStore(folder / "store.db"))
+        active.write(message(1, BOX))
+        copies.back_up(folder / "store.db", folder / "copy.db")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+        active.close()
+    finally:
+        os.umask(before)
+    assert {"store.db", "store.db-wal", "store.db-shm", "store.db-open", "copy.db"} <= set(modes)
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_a_store_whose_marks_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    filled(path)
+    reading = open_to_read(path, How(SCHEMA))
+    page = reading.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'mark'").get
+    reading.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * connection.PAGE_BYTES)
+        file.write(b"\xff" * connection.PAGE_BYTES)
+    with refused(path, "corrupt"):
+        SqliteStore(path).open_writer()

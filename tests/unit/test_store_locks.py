@@ -1,5 +1,7 @@
 """The locks beside a store: between processes, and given back by the kernel however a process ends."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -8,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from posthouse.config import load
+from posthouse.server import lease
 from posthouse.store.interface import StoreUnusable
-from posthouse.store.locks import LeaseHolder, own_open, read_lease_holder, share_open, take_lease
+from posthouse.store.locks import Lease, LeaseHolder, own_open, read_lease_holder, share_open, take_lease
 
 HOLD = """
 import sys, time
@@ -113,3 +117,27 @@ def test_a_held_lease_file_that_says_nothing_is_an_error(path: Path) -> None:
         read_lease_holder(path)
     assert lease is not None
     lease.release()
+
+
+def test_a_lease_on_a_full_disk_is_refused_in_one_line_and_given_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk, pytest.raises(StoreUnusable, match="No space left"):
+        disk.setattr(os, "pwrite", full)
+        take_lease(path, LeaseHolder(1, 1.0))
+    assert take_lease(path, LeaseHolder(1, 1.0)) is not None
+
+
+def test_a_relay_starts_though_somebody_was_just_asking_who_is_active(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [None, None]
+
+    def beaten(at: Path, holder: LeaseHolder) -> Lease | None:
+        return asked.pop() if asked else take_lease(at, holder)
+
+    monkeypatch.setattr(lease, "take_lease", beaten)
+    assert lease.take(load(overrides={"store.url": f"sqlite:///{path}"})) is not None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Final
 
 from posthouse.config import Config
 from posthouse.errors import PosthouseError
 from posthouse.store.locks import Lease, LeaseHolder, read_lease_holder, take_lease
+
+ATTEMPTS: Final = 3
+"""Somebody who only asks who holds the lease locks it for an instant."""
 
 
 class LeaseHeld(PosthouseError):
@@ -31,8 +35,12 @@ def take(config: Config) -> Lease | None:
         return None
     control = config.control_socket_path
     holder = LeaseHolder(os.getpid(), time.time(), str(control.absolute()) if control else None)
-    lease = take_lease(path, holder)
-    if lease is None:
+    other: LeaseHolder | None = None
+    for _ in range(ATTEMPTS):
+        lease = take_lease(path, holder)
+        if lease is not None:
+            return lease
         other = read_lease_holder(path)
-        raise LeaseHeld(path, other.pid if other else None)
-    return lease
+        if other is not None:
+            break
+    raise LeaseHeld(path, other.pid if other else None)

@@ -88,14 +88,21 @@ def take_lease(path: Path, holder: LeaseHolder) -> Lease | None:
     if descriptor is None:
         return None
     line = msgspec.json.encode(holder) + b"\n"
-    os.pwrite(descriptor, line, 0)  # before cutting, so that a reader never finds it empty
-    os.ftruncate(descriptor, len(line))
+    try:
+        os.pwrite(descriptor, line, 0)  # before cutting, so that a reader never finds it empty
+        os.ftruncate(descriptor, len(line))
+    except OSError as error:  # such as a full disk
+        os.close(descriptor)
+        raise StoreUnusable(
+            f"cannot write the lock file {_beside(path, '-lease')}: {error.strerror}"
+        ) from error
     return Lease(descriptor)
 
 
 def read_lease_holder(path: Path) -> LeaseHolder | None:
-    """Who holds the lease; None if nobody does. Takes nothing and waits for nobody. Raises StoreUnusable.
+    """Who holds the lease; None if nobody does. Waits for nobody. Raises StoreUnusable.
 
+    Where nobody does, it locks the file for an instant: whoever finds it locked then asks in turn, and tries again.
     Just after a lease has changed hands it may still name the holder before.
     """
     lease = _beside(path, "-lease")

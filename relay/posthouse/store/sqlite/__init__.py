@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posthouse.store.locks import share_open
-from posthouse.store.sqlite.connection import BUSY_MS, How, open_to_read, open_to_write
+from posthouse.store.sqlite.connection import BUSY_MS, How, open_to_read, open_to_write, unusable
 from posthouse.store.sqlite.files import check_place
 from posthouse.store.sqlite.reader import SqliteReader
 from posthouse.store.sqlite.schema import SCHEMA, Schema
@@ -34,7 +34,8 @@ class SqliteStore:
         check_place(self.path)
         lock = share_open(self.path)
         try:
-            return SqliteWriter(self.path, lambda: open_to_write(self.path, self._how), lock)
+            with unusable(self.path):
+                return SqliteWriter(self.path, lambda: open_to_write(self.path, self._how), lock)
         except BaseException:
             lock.release()
             raise

@@ -131,6 +131,8 @@ def open_to_write(path: Path, how: How) -> apsw.Connection:
             raise StoreUnusable(
                 "the file is empty, but its write-ahead log is not: the file was cut or replaced"
             )
+        if not path.exists():
+            files.make(path)
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, how)
         try:
             _prepare_to_write(connection, path, how.schema)

@@ -94,6 +94,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
     reading = open_to_read(source, How(SCHEMA))
     try:
         with unusable(target):
+            files.make(target)
             writing = apsw.Connection(str(target))
             try:
                 pragma(writing, "synchronous", "off")  # it is synced as a whole, when it is whole

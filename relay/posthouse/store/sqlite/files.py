@@ -111,6 +111,14 @@ def check_place(path: Path) -> None:
         )
 
 
+def make(path: Path) -> None:
+    """Make an empty file that only its owner may use, if there is none; SQLite gives its log the same mode.
+
+    Raises OSError.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable: new files and renames. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
