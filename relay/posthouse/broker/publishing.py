@@ -272,9 +272,16 @@ class Publishing:
             return
         no, message, now_ms = box.no, publish.id, self.now_ms
 
+        def found(mailbox: Mailbox | StoreUnavailable) -> None:
+            if isinstance(mailbox, Mailbox) and self.seq < self._ledger.reserved:
+                self._into(mailbox, sender, publish, size, stored_before=True)
+            else:
+                sender.inflight_bytes -= size
+                self._reject(sender, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
+
         def answered(held: object) -> None:
-            if held is True:
-                self._into(box, sender, publish, size, stored_before=True)
+            if held is True:  # the mailbox may have been forgotten meanwhile
+                self._directory.load(box.name, not box.of_address, found)
             else:
                 sender.inflight_bytes -= size
                 self._reject(sender, publish, *refusal)
