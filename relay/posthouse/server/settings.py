@@ -16,6 +16,9 @@ from posthouse.session.settings import Policy, SessionSettings
 UNSENT_PER_OUTBOUND = 4
 """What a socket may leave unread, in ``limits.max_outbound_bytes``: ciphertext as base64, and answers beside it."""
 
+MOST_UNSEEN_BYTES = 64 * 1024
+"""What may wait for a socket before its session is told, and told again when it has gone."""
+
 
 def broker_settings(config: Config) -> BrokerSettings:
     """What the broker is told."""
@@ -86,6 +89,8 @@ def websocket_limits(config: Config) -> WebSocketLimits:
         handshake_timeout_s=limits.handshake_timeout_s,
         idle_timeout_s=limits.idle_timeout_s,
         slow_reader_s=limits.slow_reader_s,
+        # Of what waits unseen below this mark no credit goes back: it must not be all the credit that there is.
+        write_high_water_bytes=min(MOST_UNSEEN_BYTES, limits.max_outbound_bytes // 2),
     )
 
 
