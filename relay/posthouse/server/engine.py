@@ -98,6 +98,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._next_clock_warning = 0.0
+        self.turn.last = self._end_turn
         self._in_turn = False
         self._now = 0.0
         self._wall_ms = 0
@@ -194,12 +195,13 @@ class Engine:
         self._in_turn = True
         self._now = boot_s()
         self._wall_ms = wall_ms()
-        self.turn.at_end(self._end_turn)
+        self.turn.come()
 
     def _end_turn(self) -> None:
-        self._in_turn = False
-        if self._broker is not None:
-            self._see_to(self._broker, self._now)
+        if self._in_turn:
+            self._in_turn = False
+            if self._broker is not None:
+                self._see_to(self._broker, self._now)
 
     def take_effects(self, port: Port) -> list[tuple[int, list[Effect]]]:
         """The effects that wait at a port."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sized
 class Turn:
     """Callbacks for the end of the turn. ``reading`` is set by whoever is in the middle of a read."""
 
-    __slots__ = ("_loop", "_ready", "_scheduled", "reading", "waiting")
+    __slots__ = ("_loop", "_ready", "_scheduled", "last", "reading", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -23,6 +23,12 @@ class Turn:
         self._scheduled = False
         self.reading = False
         self.waiting: list[Callable[[], None]] = []
+        self.last: Callable[[], None] = _nothing
+        """Called when nothing else waits any more."""
+
+    def come(self) -> None:
+        """Have the turn end, for the sake of ``last`` alone."""
+        self.at_end(_nothing)
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Have this called at the end of the turn; once for each time it is given."""
@@ -46,9 +52,18 @@ class Turn:
         while self.waiting:
             calls, self.waiting = self.waiting, []
             for call in calls:
-                try:
-                    call()
-                except Exception as error:
-                    context = {"message": "the end of a turn failed", "exception": error}
-                    self._loop.call_exception_handler(context)
+                self._run(call)
+            if not self.waiting:
+                self._run(self.last)
         self._scheduled = False
+
+    def _run(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            context = {"message": "the end of a turn failed", "exception": error}
+            self._loop.call_exception_handler(context)
+
+
+def _nothing() -> None:
+    """Does nothing."""
