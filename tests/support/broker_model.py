@@ -254,14 +254,16 @@ class Model:
             client.by_address.add(text)
             client.came_by.pop(text, None)
             if text in self.acked and text not in self.declined:
-                assert self.acked[text] < max(self.published[text], self.void.get(text, 0))
+                newer = self.acked[text] < max(self.published[text], self.void.get(text, 0))
+                assert newer or self._may_be_gone(text), "sent after its ack"
         else:
             assert message.bucket in client.places and message.bucket in covering(place)
             client.came_by[text] = message.bucket
             reader = client.places[message.bucket]
             if reader is not None and (message.bucket, reader, text) in self.marked:
                 marked = self.marked[message.bucket, reader, text]
-                assert marked < max(self.published[text], self.void.get(text, 0)), "sent after its mark"
+                newer = marked < max(self.published[text], self.void.get(text, 0))
+                assert newer or self._may_be_gone(text), "sent after its mark"
         if text in client.outstanding:
             since = client.outstanding[text]
             again = client.put_off[text] > 0 or self.void.get(text, 0) > since
