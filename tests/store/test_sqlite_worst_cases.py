@@ -1,12 +1,15 @@
 """What an attacker or bad luck can do to the SQLite store, and that it still does what it should."""
 
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 from posthouse.store.interface import Mark
 from posthouse.store.sqlite import SqliteStore, applying, checks, reader, slots
-from posthouse.store.sqlite.connection import How, open_to_read
+from posthouse.store.sqlite.connection import BUSY_MS, How, open_to_read
 from posthouse.store.sqlite.schema import SCHEMA
 from store_samples import Promoted, mailbox, marking, message, own
 
@@ -104,4 +107,42 @@ def test_the_log_is_copied_and_used_again_while_writing_goes_on(
         assert active.page(own(ALICE), seq - 1).complete
     log = active.store.path.with_name("store.db-wal")  # type: ignore[attr-defined]
     assert log.stat().st_size < 100 * 4200
+    active.close()
+
+
+def test_the_log_is_used_again_though_something_is_always_being_read(
+    active: Promoted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posthouse.store.sqlite import writer
+
+    monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(writer, "READS_END_MS", 5000)
+    active.writer._checkpoint_at = 50  # type: ignore[attr-defined]
+    with closing(apsw.Connection(str(active.store.path))) as reading:  # type: ignore[attr-defined]
+        reading.execute("BEGIN")
+        assert reading.execute("SELECT count(*) FROM message").get == 0
+        for seq in range(1, 30):
+            active.write(message(seq, ALICE, b"%d " % seq * 500))
+        page_ends = threading.Timer(0.05, reading.execute, ["ROLLBACK"])
+        page_ends.start()
+        active.writer.tidy()
+        page_ends.join()
+    active.write(message(30, ALICE, b"thirtieth"))
+    assert active.writer._log_pages < 50  # type: ignore[attr-defined]
+    active.close()
+
+
+def test_a_read_that_takes_long_holds_up_nothing(active: Promoted) -> None:
+
+    active.writer._checkpoint_at = 1  # type: ignore[attr-defined]
+    with closing(apsw.Connection(str(active.store.path))) as reading:  # type: ignore[attr-defined]
+        reading.execute("BEGIN")
+        assert reading.execute("SELECT count(*) FROM message").get == 0
+        active.write(message(1, ALICE))
+        began = time.monotonic()
+        active.writer.tidy()
+        assert time.monotonic() - began < BUSY_MS / 2000
+        active.write(message(2, ALICE))
+    waits = active.writer._connection.execute("PRAGMA busy_timeout").get  # type: ignore[attr-defined]
+    assert waits == BUSY_MS
     active.close()

@@ -99,6 +99,17 @@ def pragma(connection: apsw.Connection, name: str, value: int | str | None = Non
     return connection.execute(f"PRAGMA {name}").get
 
 
+@contextmanager
+def patience(connection: apsw.Connection, busy_ms: int) -> Iterator[None]:
+    """Inside, statements wait this long for others instead of as long as they usually do."""
+    before = pragma(connection, "busy_timeout")
+    pragma(connection, "busy_timeout", busy_ms)
+    try:
+        yield
+    finally:
+        pragma(connection, "busy_timeout", before)
+
+
 def _must_hold(connection: apsw.Connection, name: str, value: int | str, wanted: int | str) -> None:
     found = pragma(connection, name, value)
     if found != wanted:

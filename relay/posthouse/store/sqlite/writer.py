@@ -36,12 +36,15 @@ from posthouse.store.interface import (
 )
 from posthouse.store.locks import Lock
 from posthouse.store.sqlite.applying import Applying
-from posthouse.store.sqlite.connection import cause, unavailable
+from posthouse.store.sqlite.connection import cause, patience, unavailable
 from posthouse.store.sqlite.marking import Marking
 from posthouse.store.sqlite.schema import roll_back, transaction
 
 CHECKPOINT_PAGES: Final = 4096
 """Log pages after which they are copied into the file (16 MiB): rarer copies fewer pages that change often."""
+READS_END_MS: Final = 20
+"""How long a checkpoint waits for reads under way to let go of the log: a page takes a few, a backup takes minutes.
+Without waiting, a reader that is never idle would keep the log growing."""
 
 _STATE: Final = """
     SELECT epoch, token, incarnation, batch, next_seq, next_stamp, count, bytes, guest_count, guest_bytes FROM relay"""
@@ -249,9 +252,10 @@ class SqliteWriter:
             self._log_pages + CHECKPOINT_PAGES
         )  # if somebody still reads from it: not every time
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with patience(self._connection, READS_END_MS):
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError:
-            pass  # another process is at it
+            pass  # a long read, such as a backup, holds the log, or another process is at it
         except apsw.Error as error:
             self._suspect = True
             raise StoreUnavailable(f"store {self._path}: {cause(error)}") from error
