@@ -1,6 +1,7 @@
 """Backup of a store in use and restore of one that is not, by the functions and by the command line."""
 
 import json
+import os
 import secrets
 import socket
 import threading
@@ -133,6 +134,20 @@ def test_a_restore_to_a_new_place_and_a_second_one_keep_everything(active: Promo
     second = copies.restore(tmp_path / "copy.db", target).before
     assert first is not None and second is not None and first != second
     assert seqs(first) == seqs(second) == seqs(target) == [1, 2, 3]
+
+
+def test_a_restored_store_belongs_to_whom_it_did(active: Promoted, tmp_path: Path) -> None:
+    copies.back_up(tmp_path / "store.db", tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    active.close()
+    (tmp_path / "store.db").chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "store.db", 65534, 65534)
+    before = (tmp_path / "store.db").stat()
+    copies.restore(tmp_path / "copy.db", tmp_path / "store.db")
+    after = (tmp_path / "store.db").stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_ino != before.st_ino
 
 
 def test_a_restore_over_a_damaged_store_keeps_it_and_its_log(active: Promoted, tmp_path: Path) -> None:

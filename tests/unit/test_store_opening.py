@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from posthouse.store.interface import StoreUnusable
+from posthouse.store.locks import own_open
 from posthouse.store.memory import MemoryStore
 from posthouse.store.opening import open_store, sqlite_path
 from posthouse.store.sqlite import SqliteStore, files
@@ -104,3 +105,20 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
         open_store("postgresql://me:secret@host/db")
     assert "secret" not in str(caught.value)
     assert "postgresql" in str(caught.value)
+
+
+def test_a_store_is_one_under_all_its_names(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    name = tmp_path / "name.db"
+    name.symlink_to(tmp_path / "real" / "store.db")
+    writer = SqliteStore(name).open_writer()
+    assert own_open(tmp_path / "real" / "store.db") is None
+    assert own_open(name) is None
+    writer.close()
+    assert not (tmp_path / "name.db-open").exists()
+
+
+def test_only_its_owner_may_read_a_store(tmp_path: Path) -> None:
+    writer = SqliteStore(tmp_path / "store.db").open_writer()
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    writer.close()

@@ -38,7 +38,7 @@ def _path(config: Config) -> Path:
     path = config.sqlite_path
     if path is None:
         raise NotDone(f"the store {config.store.url} is not in a file; this command needs sqlite:///")
-    return path.absolute()
+    return path.resolve()
 
 
 @contextmanager

@@ -48,13 +48,19 @@ class Lease(Lock):
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+    """Of the real file: under whatever name a store is opened, its locks are the same."""
+    real = path.resolve()
+    return real.with_name(real.name + suffix)
 
 
 def _acquire(path: Path, mode: int) -> int | None:
     """The descriptor of the locked file, or None if somebody else holds it. Raises StoreUnusable."""
     try:
+        new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if new and os.geteuid() == 0:  # a command of root's must not lock out the relay's own user
+            owner = path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
     except OSError as error:
         raise StoreUnusable(f"cannot open the lock file {path}: {error.strerror}") from error
     try:

@@ -27,7 +27,7 @@ class SqliteStore:
     def __init__(
         self, path: Path, schema: Schema = SCHEMA, *, busy_timeout_ms: int = BUSY_MS, vfs: str | None = None
     ) -> None:
-        self.path = path.absolute()
+        self.path = path.resolve()
         self._how = How(schema, busy_timeout_ms, vfs)
 
     def open_writer(self) -> SqliteWriter:

@@ -86,47 +86,45 @@ class Applying:
     # --- messages that come ----------------------------------------------------------------------------------
 
     def _append(self, appends: Sequence[Append]) -> None:
-        for piece in slices(appends):
-            slots = [slot_of(m.mailbox.no, m.id) for m in piece]
-            flat = [value for m, slot in zip(piece, slots, strict=True) for value in (slot, m.seq)]
-            self._execute(_SLOTS % values(2, len(piece)), flat)
-            if self._connection.changes() == len(piece):
-                self._insert(piece, slots)
-            else:
-                self._look_closer(piece, slots)
+        slots = [slot_of(m.mailbox.no, m.id) for m in appends]
+        free = 0
+        # In the order of the table, so that each of its pages is looked up once.
+        for piece in slices(sorted(zip(slots, [m.seq for m in appends], strict=True))):
+            self._execute(_SLOTS % values(2, len(piece)), [value for row in piece for value in row])
+            free += self._connection.changes()
+        if free == len(appends):
+            self._insert(appends, slots)
+        else:
+            self._look_closer(appends, slots)
 
     def _insert(self, messages: Sequence[Append], slots: Sequence[int]) -> None:
-        rows: list[Any] = []
-        fromhex = bytes.fromhex
-        for m, slot in zip(messages, slots, strict=True):
-            mailbox = m.mailbox
-            no, body = mailbox.no, m.ciphertext
-            rows += (
-                m.seq,
-                no,
-                mailbox.shelf,
-                m.expires_at,
-                m.received_at,
-                m.guest,
-                slot,
-                fromhex(m.id),
-                body,
-            )
-            self._mailboxes[no] = mailbox
-            self._add(no, 1, len(body), m.guest)
+        for m in messages:
+            no = m.mailbox.no
+            self._mailboxes[no] = m.mailbox
+            self._add(no, 1, len(m.ciphertext), m.guest)
         try:
-            self._execute(_INSERT % values(9, len(messages)), rows)
+            for piece in slices(list(zip(messages, slots, strict=True))):
+                self._insert_rows(piece)
         except apsw.ConstraintError as error:
             raise StoreUnavailable(f"the batch contradicts what is stored: {error}") from error
 
-    def _look_closer(self, piece: Sequence[Append], slots: Sequence[int]) -> None:
+    def _insert_rows(self, piece: Sequence[tuple[Append, int]]) -> None:
+        rows: list[Any] = []
+        fromhex = bytes.fromhex
+        for m, slot in piece:
+            mailbox, message_id = m.mailbox, fromhex(m.id)
+            rows += (m.seq, mailbox.no, mailbox.shelf, m.expires_at, m.received_at, m.guest, slot, message_id)
+            rows.append(m.ciphertext)
+        self._execute(_INSERT % values(9, len(piece)), rows)
+
+    def _look_closer(self, appends: Sequence[Append], slots: Sequence[int]) -> None:
         """Some slots were occupied: write what got one of its own, then the others one by one."""
-        seqs = numbers(m.seq for m in piece)
+        seqs = numbers(m.seq for m in appends)
         (found,) = columns(self._execute(_OCCUPIED, (numbers(slots), seqs)).get)
         occupied = set(found)
         free: dict[int, Append] = {}
         others: list[Append] = []
-        for m, slot in zip(piece, slots, strict=True):
+        for m, slot in zip(appends, slots, strict=True):
             if slot in occupied or slot in free:
                 others.append(m)
             else:

@@ -79,6 +79,8 @@ def restore(source: Path, target: Path, progress: Progress = _quiet) -> Restored
         report = _checked(working)
         epoch = _renew(working, target)
         with unusable(target):
+            if target.exists():
+                files.make_alike(working, target)
             files.sync_file(working)
             before = _set_aside(target)
             os.replace(working, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -117,6 +118,14 @@ def make(path: Path) -> None:
     Raises OSError.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def make_alike(path: Path, model: Path) -> None:
+    """Give a file the owner (as far as we may) and the mode of another. Raises OSError."""
+    status = model.stat()
+    if os.geteuid() == 0:
+        os.chown(path, status.st_uid, status.st_gid)
+    os.chmod(path, stat.S_IMODE(status.st_mode))
 
 
 def sync_directory(directory: Path) -> None:
