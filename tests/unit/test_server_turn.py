@@ -1,7 +1,6 @@
-"""The end of a turn: once for all reads of a turn, at once behind a read that was alone."""
+"""The end of a turn: once for all that the turn has gathered."""
 
 import asyncio
-from collections import deque
 from typing import Any, cast
 
 from posthouse.server.turn import Turn
@@ -9,11 +8,10 @@ from websocket_fakes import ManualLoop
 
 
 class Loop(ManualLoop):
-    """A loop that shows what it still has to run, as asyncio's does, and counts what it is asked for."""
+    """A loop that counts what it is asked for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready: deque[object] = deque()
         self.asked = 0
         self.failures: list[dict[str, Any]] = []
 
@@ -29,40 +27,32 @@ def turn_of(loop: Loop) -> Turn:
     return Turn(cast(asyncio.AbstractEventLoop, loop))
 
 
-def read(turn: Turn, *calls: Any) -> None:
-    turn.reading = True
-    for call in calls:
-        turn.at_end(call)
-    turn.reading = False
-    if turn.waiting:
-        turn.read()
-
-
-def test_the_end_comes_behind_a_read_that_was_alone_and_asks_for_no_other_turn() -> None:
+def test_the_end_comes_once_for_all_that_a_turn_gathers_and_for_what_it_adds_itself() -> None:
     loop = Loop()
     turn = turn_of(loop)
     called: list[str] = []
 
     def first() -> None:
         called.append("first")
-        turn.at_end(lambda: called.append("second"))
+        turn.at_end(lambda: called.append("third"))
 
-    read(turn, first)
-    assert called == ["first", "second"]
-    assert loop.asked == 0
-
-
-def test_the_end_comes_once_behind_all_reads_of_a_turn() -> None:
-    loop = Loop()
-    turn = turn_of(loop)
-    called: list[int] = []
-    loop._ready.append(object())  # another socket of this turn
-    read(turn, lambda: called.append(1))
-    loop._ready.clear()
-    read(turn, lambda: called.append(2))
+    turn.at_end(first)
+    turn.at_end(lambda: called.append("second"))
     assert called == []
     loop.turn()
-    assert called == [1, 2]
+    assert called == ["first", "second", "third"]
+    assert loop.asked == 1
+
+
+def test_the_last_call_comes_when_nothing_else_waits() -> None:
+    loop = Loop()
+    turn = turn_of(loop)
+    called: list[str] = []
+    turn.last = lambda: called.append("last")
+    turn.come()
+    turn.at_end(lambda: turn.at_end(lambda: called.append("added")))
+    loop.turn()
+    assert called == ["added", "last"]
     assert loop.asked == 1
 
 

@@ -69,8 +69,6 @@ class Connection(Outgoing):
         buffer = endpoint.buffer
         view = endpoint.buffer_view
         limit = endpoint.max_frame_bytes
-        turn = endpoint.turn
-        turn.reading = True
         position = 0
         try:
             while position < nbytes:
@@ -101,9 +99,6 @@ class Connection(Outgoing):
         except Exception:
             _log.exception("session failed", remote=self.remote)
             self.fail_session()
-        turn.reading = False
-        if turn.waiting:
-            turn.read()
 
     def eof_received(self) -> None:
         """The peer has sent its last byte. The transport closes itself behind what is still to be written."""
