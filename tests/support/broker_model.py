@@ -121,7 +121,7 @@ class Model:
             if self._is_owner(client, text):
                 # If it came by bucket, the address may have been subscribed to since: then this deletes it.
                 self.ever_acked.add(text)
-                self.promised.discard(text)
+                self._release(text)
                 if text in client.by_address:
                     self.acked[text] = self.step
             self._mark(client, text)
@@ -139,11 +139,16 @@ class Model:
             client.put_off.pop(text, None)
             if self._is_owner(client, text):
                 if nack.code == "undecryptable":
-                    self.promised.discard(text)
+                    self._release(text)
                     self.void[text] = self.step
                 else:
                     self.declined.add(text)
             self._mark(client, text)
+
+    def _release(self, text: bytes) -> None:
+        """Its promise is kept, or given back by its owner."""
+        self.promised.discard(text)
+        self.least.pop(text, None)
 
     def _is_owner(self, client: Client, text: bytes) -> bool:
         place = self.place_of[text]
@@ -259,6 +264,7 @@ class Model:
         else:
             assert message.bucket in client.places and message.bucket in covering(place)
             client.came_by[text] = message.bucket
+            client.by_address.discard(text)
             reader = client.places[message.bucket]
             if reader is not None and (message.bucket, reader, text) in self.marked:
                 marked = self.marked[message.bucket, reader, text]

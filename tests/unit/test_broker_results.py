@@ -62,6 +62,17 @@ def test_a_message_out_with_its_owner_is_written_after_one_to_two_ticks() -> Non
     assert rig.broker.counters.deleted == 1
 
 
+def test_when_its_last_live_owner_leaves_a_message_is_written_without_waiting() -> None:
+    rig = Rig()
+    rig.owner(1)
+    rig.owner(2)
+    rig.publish(9, ALICE, b"text")
+    rig.close(1)
+    assert rig.stored() == []
+    rig.close(2)
+    assert results(rig.hear(9)) == [(0, "stored", None)]
+
+
 def test_within_a_mailbox_commits_follow_seq() -> None:
     rig = Rig()
     rig.owner(1, window=1)
@@ -330,11 +341,14 @@ def test_a_repeat_adds_its_receipts_and_each_comes_once() -> None:
 def test_receipts_end_with_the_session() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"a", receipts=["delivered"])
+    rig.publish(8, ALICE, b"a", receipts=["delivered"])
     rig.close(9)
     rig.owner(1)
     rig.ack(1, b"a")
+    assert receipts(rig.hear(8)) == [("delivered", ALICE)]
     rig.ticks()
     rig.close(1)
+    rig.close(8)
     assert rig.footprint() == {}
 
 

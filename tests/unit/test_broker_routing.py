@@ -10,6 +10,7 @@ from broker_rig import (
     NAME,
     NEAR_ALICE,
     NOBODYS,
+    TICK_S,
     Rig,
     messages,
     narrow,
@@ -165,6 +166,19 @@ def test_a_bucket_is_not_read_past_a_message_that_is_still_pending() -> None:
     assert texts(rig.bucket_reader(1, wide(0xA11C))) == []
     rig.ticks(4)
     assert texts(rig.hear(1)) == [b"first", b"second"]
+
+
+def test_a_bucket_reader_that_waited_for_a_pending_message_goes_on_when_it_is_acknowledged() -> None:
+    """Nothing is committed to its bucket then: only the passing of a tick wakes it."""
+    rig = Rig()
+    rig.publish(9, BESIDE_ALICE, b"stored")
+    rig.owner(5, BOB)
+    rig.publish(9, BOB, b"elsewhere")
+    rig.publish(9, BESIDE_ALICE, b"stored too")
+    assert texts(rig.bucket_reader(1, wide(0xA11C))) == [b"stored"]
+    rig.ack(5, b"elsewhere")
+    rig.advance(1.5 * TICK_S)
+    assert texts(rig.hear(1)) == [b"stored too"]
 
 
 def test_what_is_pending_in_memory_comes_with_the_backlog() -> None:
