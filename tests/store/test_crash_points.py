@@ -5,6 +5,7 @@ A check that cannot fail proves nothing: the same cuts with `synchronous` below 
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ BOX = mailbox(1)
 
 
 @pytest.mark.timeout(300)
-def test_killed_at_any_step_it_holds_what_was_promised_and_no_half_batch(tmp_path: Path) -> None:
+def test_killed_at_any_step_it_holds_what_was_promised_and_no_half_batch(memory_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, str(SUPPORT / "crash_child.py"), str(tmp_path)],
+        [sys.executable, str(SUPPORT / "crash_child.py"), str(memory_path)],
         capture_output=True,
         text=True,
         check=False,
@@ -36,10 +37,10 @@ def test_killed_at_any_step_it_holds_what_was_promised_and_no_half_batch(tmp_pat
     assert len(kills) > 100
     assert kills[-1]["promised"] == [-1, 1, 2, 3, 4, 5, 6, 7, 8]
     for kill in kills:
-        assert store_story.verify(tmp_path / f"{kill['step']}.db", kill["promised"]) is None, kill
+        assert store_story.verify(memory_path / f"{kill['step']}.db", kill["promised"]) is None, kill
 
 
-def _losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
+def _losses(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
     """Live once; before every step imagine power cuts: how many, and what each of them would have lost."""
     cuts = 0
     losses: list[str] = []
@@ -50,7 +51,7 @@ def _losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[
         nonlocal cuts
         for share in (None, 0.0, 0.5, 0.9):
             cuts += 1
-            folder = tmp_path / f"cut-{cuts}"
+            folder = memory_path / f"cut-{cuts}"
             folder.mkdir()
             disk.leave(folder, None if share is None else rng, share or 0.0)
             try:
@@ -59,27 +60,28 @@ def _losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[
                 loss = repr(error)
             if loss is not None:
                 losses.append(f"cut {cuts} before {step}: {loss}")
+            shutil.rmtree(folder)
 
     disk = Disk(cut)
     sync_directory = files.sync_directory
 
     def recorded_sync_directory(directory: Path) -> None:
-        if directory == tmp_path:  # and not the copy that is being verified
+        if directory == memory_path:  # and not the copy that is being verified
             cut("directory sync")
             disk.directory_synced()
         sync_directory(directory)
 
     monkeypatch.setattr(files, "sync_directory", recorded_sync_directory)
     with recording(disk) as vfs:
-        store_story.live(SqliteStore(tmp_path / "store.db", vfs=vfs), promised.append)
+        store_story.live(SqliteStore(memory_path / "store.db", vfs=vfs), promised.append)
     return cuts, losses
 
 
 @pytest.mark.timeout(300)
 def test_after_a_power_cut_at_any_step_it_holds_what_was_promised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuts, losses = _losses(tmp_path, monkeypatch)
+    cuts, losses = _losses(memory_path, monkeypatch)
     assert cuts > 400
     assert losses == []
 
@@ -87,10 +89,10 @@ def test_after_a_power_cut_at_any_step_it_holds_what_was_promised(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("weaker", [("off", 0), ("normal", 1)])
 def test_a_weaker_sync_would_lose_promised_messages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weaker: tuple[str, int]
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, weaker: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(connection, "SYNCHRONOUS", weaker)
-    _, losses = _losses(tmp_path, monkeypatch)
+    _, losses = _losses(memory_path, monkeypatch)
     assert any("was promised" in loss for loss in losses)
 
 
@@ -123,10 +125,10 @@ class Failing:
 
 
 @pytest.fixture
-def failing(tmp_path: Path) -> Iterator[Failing]:
+def failing(memory_path: Path) -> Iterator[Failing]:
     disk = Disk()
     with recording(disk) as vfs:
-        failing = Failing(tmp_path, vfs, disk)
+        failing = Failing(memory_path, vfs, disk)
         yield failing
         failing.active.close()
 

@@ -29,8 +29,11 @@ class Client:
     """Subscribes that have not been answered: places and reader names."""
     behind: set[int] = field(default_factory=set)
     """Subscribes without ``caught_up``."""
-    endings: set[int] = field(default_factory=set)
-    """Unsubscribes that have not been answered."""
+    endings: dict[int, str] = field(default_factory=dict)
+    """Unsubscribes that have not been answered, and what they end."""
+    live: set[str] = field(default_factory=set)
+    """What it is subscribed to, with everything that comes."""
+    wanted_live: dict[int, bool] = field(default_factory=dict)
     places: dict[str, str | None] = field(default_factory=dict)
     """Everything ever subscribed to, and the reader name."""
     outstanding: dict[bytes, int] = field(default_factory=dict)
@@ -109,6 +112,7 @@ class Model:
         asked: dict[str, str | None] = dict.fromkeys(request.addresses)
         asked.update(dict.fromkeys(request.buckets, request.reader))
         self.clients[number].asked[request.ref] = asked
+        self.clients[number].wanted_live[request.ref] = request.live
 
     def ack(self, number: int, texts: list[bytes]) -> None:
         self.step += 1
@@ -195,16 +199,20 @@ class Model:
             case Message():
                 self._message(client, effect)
             case Subscribed(ref=ref) if ref in client.endings:
-                client.endings.remove(ref)
+                client.live.discard(client.endings.pop(ref))
             case Subscribed(ref=ref):
-                client.places.update(client.asked.pop(ref))
+                asked = client.asked.pop(ref)
+                client.places.update(asked)
+                client.live.difference_update(asked)
+                if client.wanted_live.pop(ref):
+                    client.live.update(asked)
                 client.behind.add(ref)
             case CaughtUp(ref=ref):
                 client.behind.remove(ref)
             case Error(ref=ref):
                 assert effect.code == "store-unavailable" and ref is not None
                 if ref in client.endings:
-                    client.endings.remove(ref)
+                    del client.endings[ref]
                 else:
                     del client.asked[ref]
             case Receipt():
@@ -292,6 +300,17 @@ class Model:
         self.promised = {text for text in self.promised if self.least[text] > now_ms}
 
     # --- at rest
+
+    def check_nothing_was_missed(self) -> None:
+        """Whoever reads a place live, and has acknowledged all that it was sent, has been sent everything."""
+        for client in self.clients.values():
+            for text in self.promised - self.declined:
+                place = self.place_of[text]
+                if place in client.live:
+                    assert place != client.owner, "not sent to its owner"
+                for bucket in client.live.intersection(covering(place)):
+                    known = (bucket, str(client.places[bucket]), text) in self.marked
+                    assert known or text in client.seen, "not sent to a reader of its bucket"
 
     def check_at_rest(self) -> None:
         """When nothing moves: every publish has its one result, every count agrees with the store."""

@@ -90,7 +90,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if number is None:
             return
         self.ref += 1
-        self.model.clients[number].endings.add(self.ref)
+        self.model.clients[number].endings[self.ref] = place
         own = [place] if place in OWNERS else None
         self.rig.handle(number, Unsubscribe(self.ref, own, None if own else [place]))
         self.said()
@@ -209,6 +209,7 @@ class BrokerMachine(RuleBasedStateMachine):
         rig, model = self.rig, self.model
         self.rest()
         self.catch_up()
+        model.check_nothing_was_missed()
         model.check_at_rest()
         for number in list(model.clients):
             rig.handle(number, Close())
