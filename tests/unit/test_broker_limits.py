@@ -21,6 +21,7 @@ from broker_rig import (
     wide,
 )
 from posthouse.broker import Quotas
+from posthouse.broker.records import PUBLISH_OVERHEAD_BYTES
 from posthouse.exchange import Attend, Open, Superseded
 from posthouse.wire.messages import Error, Result, Status, StatusRequest, Subscribed
 
@@ -107,7 +108,7 @@ def test_a_repeat_needs_no_room_even_if_its_mailbox_was_forgotten_meanwhile() ->
 
 
 def test_publishes_without_a_result_are_limited_and_the_limit_is_given_back() -> None:
-    rig = Rig(max_inflight_bytes=10)
+    rig = Rig(max_inflight_bytes=10 + PUBLISH_OVERHEAD_BYTES)
     rig.publish(9, BOB, b"warm")
     rig.handle(9, publish(BOB, b"1" * 6, 1), publish(BOB, b"2" * 6, 2), publish(BOB, b"3" * 4, 3))
     (refused,) = rig.hear(9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from broker_rig import ALICE, BOB, TICK_S, Rig, id_of, messages, publish, results, texts, wide
+from posthouse.broker.records import PUBLISH_OVERHEAD_BYTES
 from posthouse.exchange import Effect
 from posthouse.wire.messages import Ack, Receipt, Result
 
@@ -225,7 +226,7 @@ def test_a_repeat_that_asks_for_more_while_the_first_is_committed_waits_and_rais
     rig.begin()
     rig.handle(9, publish(BOB, b"text", 2, ttl_s=600), publish(BOB, b"text", 3, ttl_s=60))
     session = rig.port.sessions[9]
-    assert session.sender is not None and session.sender.inflight_bytes == 12, "what waits counts"
+    assert session.sender is not None and session.sender.inflight_bytes == 3 * (4 + PUBLISH_OVERHEAD_BYTES)
     rig.finish()
     assert results(rig.hear(9)) == [(1, "stored", None), (3, "duplicate", "stored")]
     rig.settle()

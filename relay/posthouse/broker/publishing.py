@@ -13,7 +13,16 @@ from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory, Read
 from posthouse.broker.ledger import Confirmation, Ledger
 from posthouse.broker.recent import Recent
-from posthouse.broker.records import ENDED, PENDING, Entry, Mailbox, Repeat, Sender, Session
+from posthouse.broker.records import (
+    ENDED,
+    PENDING,
+    PUBLISH_OVERHEAD_BYTES,
+    Entry,
+    Mailbox,
+    Repeat,
+    Sender,
+    Session,
+)
 from posthouse.broker.results import STORE_UNAVAILABLE_DETAIL, Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.store.interface import StoreUnavailable
@@ -87,7 +96,7 @@ class Publishing:
         if inflight_bytes + size > self._max_inflight_bytes and inflight_bytes:
             self._reject(sender, publish, Code.RATE_LIMITED, "too many publishes wait for their result", 50)
             return
-        sender.inflight_bytes = inflight_bytes + size
+        sender.inflight_bytes = inflight_bytes + size + PUBLISH_OVERHEAD_BYTES
         name = publish.recipient
         if name is not None:
             box = self._addresses.get(name)
@@ -106,7 +115,7 @@ class Publishing:
         if isinstance(found, Mailbox):
             self._into(found, sender, publish, size)
         else:
-            sender.inflight_bytes -= size
+            sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
             self._reject(sender, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
     def _into(
@@ -226,7 +235,7 @@ class Publishing:
         if self._again:
             waiting, self._again = self._again, []
             for sender, publish in waiting:
-                sender.inflight_bytes -= len(publish.ciphertext)
+                sender.inflight_bytes -= len(publish.ciphertext) + PUBLISH_OVERHEAD_BYTES
                 self.publish(sender.session, publish)
 
     # --- refusals
@@ -267,7 +276,7 @@ class Publishing:
     ) -> None:
         """Refuse, unless there is no room for a message only because it has its room already: ask the store."""
         if refusal[0] is not Code.QUOTA or not self._durable or not box.stored.count:
-            sender.inflight_bytes -= size
+            sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
             self._reject(sender, publish, *refusal)
             return
         no, message, now_ms = box.no, publish.id, self.now_ms
@@ -276,14 +285,14 @@ class Publishing:
             if isinstance(mailbox, Mailbox) and self.seq < self._ledger.reserved:
                 self._into(mailbox, sender, publish, size, stored_before=True)
             else:
-                sender.inflight_bytes -= size
+                sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
                 self._reject(sender, publish, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
         def answered(held: object) -> None:
             if held is True:  # the mailbox may have been forgotten meanwhile
                 self._directory.load(box.name, not box.of_address, found)
             else:
-                sender.inflight_bytes -= size
+                sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
                 self._reject(sender, publish, *refusal)
 
         self._reads.append(Read(lambda reader: reader.holds(no, message, now_ms), answered))

@@ -19,6 +19,9 @@ from posthouse.store.interface import SHELVES_OF_ADDRESSES, Append, MailboxNo, T
 from posthouse.store.interface import Mailbox as StoredMailbox
 from posthouse.wire.messages import Pending, StatusRequest, Unsubscribe
 
+PUBLISH_OVERHEAD_BYTES: Final = 512
+"""What a publish without a result counts beside its ciphertext: about what the broker holds for it."""
+
 
 class State(IntEnum):
     """Where a message under way is."""
@@ -251,7 +254,7 @@ class Sender:
         self.session = session
         self.guest = session.guest
         self.inflight_bytes = 0
-        """Ciphertext of its publishes that have no result."""
+        """Of its publishes that have no result."""
         self.receipts: set[int] = set()
         """``seq`` of the stored messages for which it wants receipts."""
         self.delivered_refs: list[int] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from posthouse.broker.counters import Counters
-from posthouse.broker.records import DONE, Entry, Sender
+from posthouse.broker.records import DONE, PUBLISH_OVERHEAD_BYTES, Entry, Sender
 from posthouse.store.interface import Gone
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Receipt, Result
@@ -60,7 +60,7 @@ class Results:
         del box.pending[entry.id]
         box.pending_bytes -= entry.size
         self._counters.delivered += 1
-        sender.inflight_bytes -= entry.size
+        sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
         sender.delivered_refs.append(entry.ref)
         sender.delivered_ids.append(entry.id)
         if not sender.session.dirty:
@@ -72,7 +72,7 @@ class Results:
         self._counters.delivered += 1
         sender = entry.sender
         if sender is not None:
-            sender.inflight_bytes -= entry.size
+            sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
             sender.delivered_refs.append(entry.ref)
             sender.delivered_ids.append(entry.id)
             if not sender.session.dirty:
@@ -85,7 +85,7 @@ class Results:
         self._counters.stored += 1
         sender = entry.sender
         if sender is not None:
-            sender.inflight_bytes -= entry.size
+            sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
             sender.stored_refs.append(entry.ref)
             sender.stored_ids.append(entry.id)
             if not sender.session.dirty:
@@ -99,7 +99,7 @@ class Results:
         """The store had it already: ``duplicate``. ``entry.seq`` is that of the message in the store."""
         sender = entry.sender
         if sender is not None:
-            sender.inflight_bytes -= entry.size
+            sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
             self._duplicate(sender, entry.ref, entry.id, "stored")
             if entry.receipts:
                 self._want(sender, entry, entry.receipts)
@@ -111,7 +111,7 @@ class Results:
         entry.state = DONE
         sender = entry.sender
         if sender is not None:
-            sender.inflight_bytes -= entry.size
+            sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
             self._duplicate(sender, entry.ref, entry.id, "delivered")
         if entry.repeats is not None:
             self._repeats(entry, "delivered")
@@ -120,7 +120,7 @@ class Results:
         """No owner took it and the relay keeps nothing."""
         entry.state = DONE
         for sender, ref, size in _senders(entry):
-            sender.inflight_bytes -= size
+            sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
             self._counters.undeliverable += 1
             sender.session.emit(Result(ref, "undeliverable", True, entry.id, None, None, detail))
 
@@ -128,7 +128,7 @@ class Results:
         """The store certainly did not take it."""
         entry.state = DONE
         for sender, ref, size in _senders(entry):
-            sender.inflight_bytes -= size
+            sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
             self.reject(sender, ref, entry.id, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
     # --- single answers
@@ -148,12 +148,12 @@ class Results:
 
     def confirm(self, sender: Sender, ref: int, message: str, state: str, size: int) -> None:
         """A commit has been checked: the duplicate may be answered."""
-        sender.inflight_bytes -= size
+        sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
         self._duplicate(sender, ref, message, state)
 
     def unconfirmed(self, sender: Sender, ref: int, message: str, size: int) -> None:
         """The commit that should have checked failed."""
-        sender.inflight_bytes -= size
+        sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
         self.reject(sender, ref, message, Code.STORE_UNAVAILABLE, STORE_UNAVAILABLE_DETAIL, 1000)
 
     def _duplicate(self, sender: Sender, ref: int, message: str, state: str) -> None:
@@ -162,7 +162,7 @@ class Results:
 
     def _repeats(self, entry: Entry, state: str) -> None:
         for repeat in entry.repeats or ():
-            repeat.sender.inflight_bytes -= repeat.size
+            repeat.sender.inflight_bytes -= repeat.size + PUBLISH_OVERHEAD_BYTES
             self._duplicate(repeat.sender, repeat.ref, entry.id, state)
             if state == "stored" and repeat.receipts:
                 self._want(repeat.sender, entry, repeat.receipts)

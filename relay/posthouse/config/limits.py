@@ -144,7 +144,8 @@ class Limits:
     max_inflight_bytes: Annotated[
         int,
         Setting(
-            "Ciphertext of one connection's publishes without a result; beyond it they are rejected rate-limited.",
+            "What one connection's publishes without a result may hold, each its ciphertext and 512 bytes; "
+            "beyond it they are rejected rate-limited.",
             why="Eight full frames: more than a disk's sync takes, at the rate of a 1 Gbit/s link.",
             unit="bytes",
             minimum=64 * KIB,
