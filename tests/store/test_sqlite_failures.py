@@ -208,8 +208,8 @@ def test_flipped_bytes_are_found_and_never_lead_to_anything_but_a_clear_error(tm
     size = sound.stat().st_size
     rng = random.Random(3)
     found = 0
-    for at in [0, 5, 20, 100, 130, *(rng.randrange(4096, size) for _ in range(40))]:
-        path = tmp_path / "store.db"
+    for nth, at in enumerate([0, 5, 20, 100, 130, *(rng.randrange(4096, size) for _ in range(40))]):
+        path = tmp_path / f"{nth}.db"  # a new one each time: what lies beside a store is part of it
         shutil.copy(sound, path)
         with path.open("r+b") as file:
             file.seek(at)
