@@ -20,6 +20,7 @@ import structlog
 
 import posthouse
 from posthouse.config import Config, hidden_password
+from posthouse.identity import warm_bucket_table
 from posthouse.server import http, lease, listeners, memory, settings
 from posthouse.server.control import ControlSocket
 from posthouse.server.departure import Departure
@@ -100,6 +101,7 @@ class Relay:
         if config.server.tls_cert:
             self._certificate = Certificate(Path(config.server.tls_cert), Path(config.server.tls_key))
         set_clock(self._conditions)
+        warm_bucket_table()
         await self._start_broker()
         sockets = self._bind(config.server.listen)
         metrics_sockets = self._bind(config.server.metrics_listen)

@@ -25,7 +25,6 @@ from msgspec import Struct
 from posthouse.errors import PosthouseError
 
 MailboxNo = NewType("MailboxNo", int)
-Seq = NewType("Seq", int)
 
 TOKEN_BYTES: Final = 16
 """Of the random tokens in a fence: a promotion's and an incarnation's."""
