@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 
 import pytest
 from machine import asked, required
@@ -28,3 +29,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"cannot run here: {reason} ({count} skipped)")
     for what in sorted(required() - asked):
         terminalreporter.write_line(f"required here, but no test of this run asked for it: {what}")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A module that names its LOOPS has every test on each of them."""
+    return getattr(item.module, "LOOPS", {"asyncio": asyncio.new_event_loop})  # type: ignore[attr-defined]

@@ -95,7 +95,9 @@ class Rig:
 
     def handle(self, number: int, *commands: Command) -> None:
         """Commands of one session; nothing else moves."""
-        self.broker.handle(self.port, number, list(commands), self.now, self.wall_ms)
+        failed = self.broker.handle(self.port, [(number, list(commands))], self.now, self.wall_ms)
+        for _, error in failed:
+            raise error
 
     def send(self, number: int, *commands: Command) -> list[Effect]:
         """Commands of one session, then settle: what it hears."""
@@ -348,6 +350,7 @@ _CACHES = (
     ".directory.homes",
     ".directory.numbered",
     "._recent",
+    "._publishing._known",  # a part of it
     "._delivery.attempts",
     ".counters",
 )

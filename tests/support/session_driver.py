@@ -40,7 +40,7 @@ class Driver:
 
     def send(self, *items: ClientMessage | dict[str, Any] | object) -> list[ServerMessage]:
         """The client sends these in one array; what the session says to it."""
-        return self.send_raw(self.codec._encode(list(items)))
+        return self.send_raw(self.codec.encode_one(list(items)))  # type: ignore[arg-type]
 
     def send_raw(self, data: bytes) -> list[ServerMessage]:
         """The client sends one frame; what the session says to it."""

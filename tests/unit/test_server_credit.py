@@ -30,8 +30,10 @@ class Broker:
     def take_effects(self, port: object) -> list[object]:
         return []
 
-    def submit(self, port: object, number: int, commands: list[object]) -> None:
-        self.credit += sum(command.bytes for command in commands if isinstance(command, Credit))
+    def submit(self, port: object, batch: list[tuple[int, list[object]]]) -> list[object]:
+        for _, commands in batch:
+            self.credit += sum(command.bytes for command in commands if isinstance(command, Credit))
+        return []
 
 
 @pytest.mark.parametrize("unread", [1 * KIB, 50 * KIB, 60 * KIB, 64 * KIB])

@@ -69,16 +69,16 @@ async def test_a_drain_ends_though_a_reader_goes_on_acknowledging(engine: Engine
     port = sessions.port
     bodies = [b"message %d" % n for n in range(MESSAGES)]
     publishes = [Publish(n, body, ALICE, id=sha256(body).hexdigest()) for n, body in enumerate(bodies)]
-    engine.submit(port, 1, [Open(None, False, 8, 2**20), *publishes])
+    engine.submit(port, [(1, [Open(None, False, 8, 2**20), *publishes])])
     await sessions.effects(Outcomes, 1)
-    engine.submit(port, 2, [Open(ALICE, False, MESSAGES, 2**20), Attend(1, [ALICE], [], None, True)])
+    engine.submit(port, [(2, [Open(ALICE, False, MESSAGES, 2**20), Attend(1, [ALICE], [], None, True)])])
     held = [
         message.id for message in await sessions.effects(Message, MESSAGES) if isinstance(message, Message)
     ]
 
     def acknowledge(_: float = 0.0) -> None:
         if held:
-            engine.submit(port, 2, [Ack([held.pop()])])
+            engine.submit(port, [(2, [Ack([held.pop()])])])
 
     acknowledge()
     engine.on_commit = acknowledge

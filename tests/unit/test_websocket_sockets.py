@@ -1,4 +1,5 @@
-"""The same connections over real sockets, with and without TLS, against the library's client."""
+"""The same connections over real sockets, with and without TLS, served by the relay's selector and by asyncio's own
+transports, against the library's client."""
 
 from __future__ import annotations
 
@@ -17,12 +18,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from posthouse.server.listeners import bind
+from posthouse.server.sockets import Acceptor, ServingLoop, new_event_loop
+from posthouse.server.tls_connection import TlsConnection
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.server.websocket.interface import Outlet, RequestInfo, WebSocketLimits
 from websocket_fakes import BINARY, CLOSE, REQUEST, V2, RecordingSession, choose, client_frame, server_frames
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
+
+LOOPS = {"served": new_event_loop, "asyncio": asyncio.new_event_loop}
+"""Everything here holds both where the selector serves the sockets and on asyncio's own transports."""
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -71,9 +78,22 @@ async def listening(
     session: Callable[[Outlet, RequestInfo], RecordingSession] = Echo,
 ) -> AsyncIterator[Running]:
     running = Running(limits or WebSocketLimits(close_timeout_s=0.5), session)
+    endpoint = running.endpoint
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(running.endpoint.new_connection, "127.0.0.1", 0, ssl=tls)
-    running.port = server.sockets[0].getsockname()[1]
+    server: asyncio.Server | Acceptor
+    if isinstance(loop, ServingLoop):
+        loop.selector.before, loop.selector.after = endpoint.turn.begin, endpoint.turn.finish
+        (listener,) = bind("127.0.0.1:0", backlog=100)
+        running.port = listener.getsockname()[1]
+        server = Acceptor(
+            loop,
+            listener,
+            endpoint.new_connection if tls is None else lambda: TlsConnection(endpoint, tls),
+            most_a_turn=10,
+        )
+    else:
+        server = await loop.create_server(endpoint.new_connection, "127.0.0.1", 0, ssl=tls)
+        running.port = server.sockets[0].getsockname()[1]
     try:
         yield running
     finally:

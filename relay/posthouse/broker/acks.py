@@ -17,7 +17,7 @@ from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory
 from posthouse.broker.ledger import Ledger
 from posthouse.broker.recent import Recent
-from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Bucket, Entry, Loan, Session
+from posthouse.broker.records import BACKLOG, COMMITTING, DONE, PENDING, STORED, Bucket, Entry, Loan, Session
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.identity import BucketKey
@@ -77,8 +77,10 @@ class Acks:
                     self._mark(session, loan)
                     loan = loan.more
         self._counters.elided += elided
-        self._counters.acked += elided
-        self._backlog.pump_session(session)
+        for subscription in session.subscriptions.values():
+            if subscription.mode is BACKLOG:
+                self._backlog.pump_session(session)
+                break
 
     def _acked(self, entry: Entry) -> None:
         """An ack of a message that is, or is about to be, in the store."""
@@ -86,13 +88,14 @@ class Acks:
         if state is DONE:
             return
         box = entry.box
-        self._counters.acked += 1
+        self._counters.acked_late += 1
         self._recent.add(box.name, entry.id)
         pending = box.pending.get(entry.id)
         if pending is not None:
             self._results.leave(pending)
         self._delete(entry)
         if state is COMMITTING:
+            self._counters.delivered_late += 1
             self._results.delivered(entry)
             return
         entry.state = DONE

@@ -103,28 +103,41 @@ class Broker:
 
     # --- sessions
 
-    def handle(self, port: Port, number: int, commands: list[Command], now: float, wall_ms: int) -> None:
-        """Take a batch of commands of one session. Commands of a session that is not open are passed over."""
+    def handle(
+        self, port: Port, batch: list[tuple[int, list[Command]]], now: float, wall_ms: int
+    ) -> list[tuple[int, Exception]]:
+        """Take the commands of sessions of a port, each with its session's number, in this order.
+
+        Commands of a session that is not open are passed over. Returns the sessions whose commands failed for a
+        fault of ours, and how: they have to end; the others are served.
+        """
         if now != self._now:
             self._set_time(now, wall_ms)
-        session = port.sessions.get(number)
-        publish = self._publishing.publish
+        sessions = port.sessions
+        publish, ack = self._publishing.publish, self._acks.ack
         published = 0
-        for command in commands:
-            if session is None:
-                if isinstance(command, Open):
-                    self._attending.open(port, number, command)
-                    session = port.sessions[number]
-            elif isinstance(command, Publish):
-                published += 1
-                publish(session, command)
-            elif isinstance(command, Ack):
-                self._acks.ack(session, command.ids)
-            elif not session.closed:
-                self._seldom(session, command)
+        failed: list[tuple[int, Exception]] = []
+        for number, commands in batch:
+            session = sessions.get(number)
+            try:
+                for command in commands:
+                    if session is None:
+                        if isinstance(command, Open):
+                            self._attending.open(port, number, command)
+                            session = sessions[number]
+                    elif isinstance(command, Publish):
+                        published += 1
+                        publish(session, command)
+                    elif isinstance(command, Ack):
+                        ack(session, command.ids)
+                    elif not session.closed:
+                        self._seldom(session, command)
+            except Exception as error:
+                failed.append((number, error))
         self.counters.published += published
         if self.directory.unasked:
             self.directory.ask()
+        return failed
 
     def _seldom(self, session: Session, command: Seldom) -> None:
         match command:

@@ -9,10 +9,10 @@ class Counters:
     """Each attribute only rises."""
 
     __slots__ = (
-        "acked",
+        "acked_late",
         "appended",
         "deleted",
-        "delivered",
+        "delivered_late",
         "duplicates",
         "elided",
         "expired",
@@ -30,8 +30,10 @@ class Counters:
     def __init__(self) -> None:
         self.published = 0
         """Publishes that reached the broker."""
-        self.delivered = 0
-        """Results ``delivered``."""
+        self.elided = 0
+        """Messages acknowledged before they went to the store: the end of most, so that they are counted once."""
+        self.delivered_late = 0
+        """Results ``delivered`` of others: a copy was on its way to the store, or repeats shared the outcome."""
         self.stored = 0
         """Results ``stored``."""
         self.duplicates = 0
@@ -40,13 +42,11 @@ class Counters:
         """Results ``rejected``, by code."""
         self.sent = 0
         """Messages sent to readers, repeats included."""
-        self.acked = 0
-        """Acks of owners that counted."""
+        self.acked_late = 0
+        """Acks of owners that counted, of messages that were in the store or on their way to it."""
         self.marked = 0
         """Acks of bucket readers that counted."""
         self.nacked: Counter[str] = Counter()
-        self.elided = 0
-        """Messages acknowledged before they went to the store."""
         self.appended = 0
         """Messages written to the store."""
         self.deleted = 0
@@ -55,3 +55,13 @@ class Counters:
         self.store_failures = 0
         """Batches that the store did not take."""
         self.fenced = 0
+
+    @property
+    def delivered(self) -> int:
+        """Results ``delivered``."""
+        return self.elided + self.delivered_late
+
+    @property
+    def acked(self) -> int:
+        """Acks of owners that counted."""
+        return self.elided + self.acked_late

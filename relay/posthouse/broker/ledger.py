@@ -65,6 +65,8 @@ class Ledger:
         self.committing: Batch | None = None
         self.stalled = False
         self.total = total
+        self.nearly_full = settings.quotas.nearly_full(total)
+        """Whether what waits counts for the limits of the whole store."""
         self.reserved = first_seq
         self.on_gone: Callable[[Gone], None] = lambda gone: None
         """Told of each message that left by expiry or purge."""
@@ -324,6 +326,7 @@ class Ledger:
             box.leaving_bytes -= part.bytes
         self._leaving_now = {}
         self.total = outcome.total
+        self.nearly_full = self._settings.quotas.nearly_full(outcome.total)
         self._next_expiry_ms = outcome.next_expiry
         if batch.reserve_seq is not None:
             self.reserved = batch.reserve_seq

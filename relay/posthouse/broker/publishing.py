@@ -24,16 +24,13 @@ from posthouse.broker.records import (
     Session,
 )
 from posthouse.broker.results import STORE_UNAVAILABLE_DETAIL, Results
-from posthouse.broker.settings import BrokerSettings
+from posthouse.broker.settings import CAREFUL_BYTES, BrokerSettings
 from posthouse.store.interface import StoreUnavailable
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Publish
 
 MORE_TTL_MS = 1000
 """A repeat that would live less longer than this does not ask for more."""
-CAREFUL_MESSAGES = 2**20
-CAREFUL_BYTES = 2**32
-"""So near to a limit of the whole store, what waits to be committed is counted too."""
 SETTLED_DEADLINES = 1024
 """Deadlines of messages that are done are looked for once there are more than this."""
 NOBODY_THERE = "no owner of this address is online and this relay keeps no messages"
@@ -67,8 +64,6 @@ class Publishing:
         self._most_bytes = _limit(quotas.mailbox_bytes)
         self._most_in_all = _limit(quotas.total_messages)
         self._most_bytes_in_all = _limit(quotas.total_bytes)
-        self._careful_messages = self._most_in_all - min(self._most_in_all, CAREFUL_MESSAGES)
-        self._careful_bytes = self._most_bytes_in_all - min(self._most_bytes_in_all, CAREFUL_BYTES)
         self._default_ttl_s = settings.default_ttl_s
         self._max_ttl_s = settings.max_ttl_s
         self._max_inflight_bytes = settings.max_inflight_bytes
@@ -78,6 +73,7 @@ class Publishing:
         self._ledger = ledger
         self._results = results
         self._recent = recent
+        self._known = recent.known
         self._counters = counters
         self._durable = durable
         self._too_many_deadlines = SETTLED_DEADLINES
@@ -126,21 +122,19 @@ class Publishing:
         if message in pending:
             self._repeat(pending[message], sender, publish, size)
             return
-        if self._recent.has(box.name, message):
+        if message in self._known and self._recent.has(box.name, message):
             self._ledger.confirmations.append(Confirmation(sender, publish.ref, message, "delivered", size))
             return
-        stored, total = box.stored, self._ledger.total
-        guest = sender.guest
-        receipts = publish.receipts
+        ledger, stored, seq = self._ledger, box.stored, self.seq
+        guest, receipts = sender.guest, publish.receipts
         # One test for all that is refused seldom; which it was is found out only then.
         if not stored_before and (
-            stored.count + len(pending) >= self._most_messages
-            or stored.bytes + box.pending_bytes + size > self._most_bytes
-            or total.count >= self._careful_messages
-            or total.bytes >= self._careful_bytes
-            or self.seq >= self._ledger.reserved
-            or guest
+            guest
             or receipts
+            or ledger.nearly_full
+            or seq >= ledger.reserved
+            or stored.count + len(pending) >= self._most_messages
+            or stored.bytes + box.pending_bytes + size > self._most_bytes
         ):
             refusal = self._refusal(box, sender, publish, size)
             if refusal is not None:
@@ -151,7 +145,7 @@ class Publishing:
             ttl_s = self._default_ttl_s
         elif ttl_s > self._max_ttl_s:
             ttl_s = self._max_ttl_s
-        now_ms, seq = self.now_ms, self.seq
+        now_ms = self.now_ms
         self.seq = seq + 1
         self._delivery.last_seq = seq
         storable = self._durable and publish.mode != "live"
@@ -179,9 +173,9 @@ class Publishing:
         if not storable:
             self._not_storable(entry)
         elif got:
-            self._ledger.hold(entry)
+            ledger.hold(entry)
         else:
-            self._ledger.hurry(entry)
+            ledger.hurry(entry)
 
     def _not_storable(self, entry: Entry) -> None:
         box = entry.box

@@ -17,18 +17,18 @@ FORGET_AT_ONCE: Final = 4096
 class Recent:
     """Pairs of (mailbox name, message id) in the order in which they were delivered."""
 
-    __slots__ = ("_capacity", "_known", "_marks", "_order", "_shared", "_taken", "_window_s")
+    __slots__ = ("_capacity", "_forgotten", "_marks", "_order", "_shared", "_window_s", "known")
 
     def __init__(self, window_s: float, capacity: int) -> None:
         self._window_s = window_s
         self._capacity = capacity
-        self._known: dict[str, str] = {}
+        self.known: dict[str, str] = {}
         """Message id → mailbox; for further mailboxes with the same message: id and mailbox joined → mailbox."""
         self._shared = 0
         """Number of joined keys."""
         self._order: deque[str] = deque()
-        self._taken = 0
-        # (time, number of entries taken by then): one pair a second dates every entry well enough.
+        self._forgotten = 0
+        # (time, number of entries ever taken by then): one pair a second dates every entry well enough.
         self._marks: deque[tuple[float, int]] = deque()
 
     def __len__(self) -> int:
@@ -36,44 +36,40 @@ class Recent:
 
     def add(self, mailbox: str, message: str) -> None:
         """Remember a delivery."""
-        known = self._known
-        held = known.get(message)
-        if held is None:
-            known[message] = mailbox
-        elif held == mailbox:
-            return
-        else:
-            message += mailbox
-            if message in known:
+        known, order = self.known, self._order
+        held = known.setdefault(message, mailbox)
+        if len(known) == len(order):  # it was there
+            if held == mailbox:
                 return
+            message += mailbox
             known[message] = mailbox
+            if len(known) == len(order):
+                return
             self._shared += 1
-        order = self._order
         order.append(message)
-        self._taken += 1
         if len(order) > self._capacity:
             self._forget()
 
     def has(self, mailbox: str, message: str) -> bool:
-        """Whether this delivery is remembered."""
-        return self._known.get(message) == mailbox or (self._shared > 0 and message + mailbox in self._known)
+        """Whether this delivery is remembered; False at once where ``message`` is not in ``known``."""
+        return self.known.get(message) == mailbox or (self._shared > 0 and message + mailbox in self.known)
 
     def _forget(self) -> None:
         key = self._order.popleft()
-        del self._known[key]
+        del self.known[key]
+        self._forgotten += 1
         if len(key) > MESSAGE_ID_CHARS:
             self._shared -= 1
 
     def expire(self, now: float) -> None:
         """Forget what is older than the window; call about once a second."""
-        self._marks.append((now, self._taken))
+        self._marks.append((now, self._forgotten + len(self._order)))
         gone_by = 0
         while self._marks and self._marks[0][0] <= now - self._window_s:
             gone_by = self._marks.popleft()[1]
         if not gone_by:
             return
-        first = self._taken - len(self._order)
-        surplus = gone_by - first
+        surplus = gone_by - self._forgotten
         for _ in range(min(surplus, FORGET_AT_ONCE)):
             self._forget()
         if surplus > FORGET_AT_ONCE:

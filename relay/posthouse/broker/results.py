@@ -50,26 +50,25 @@ class Results:
 
     def elide(self, entry: Entry) -> None:
         """An owner has acknowledged it before it went to the store."""
-        if entry.repeats is not None or entry.guest or entry.sender is None:
+        sender = entry.sender
+        if entry.repeats is not None or entry.guest or sender is None:
             self.leave(entry)
             self.delivered(entry)
             return
         # The same once more for the usual case: this is the end of most messages.
         entry.state = DONE
-        box, sender = entry.box, entry.sender
-        del box.pending[entry.id]
-        box.pending_bytes -= entry.size
-        self._counters.delivered += 1
-        sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES
+        box, message, size = entry.box, entry.id, entry.size
+        del box.pending[message]
+        box.pending_bytes -= size
+        sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
         sender.delivered_refs.append(entry.ref)
-        sender.delivered_ids.append(entry.id)
+        sender.delivered_ids.append(message)
         if not sender.session.dirty:
             sender.session.touch()
 
     def delivered(self, entry: Entry) -> None:
         """An owner has acknowledged it: ``delivered``, whatever becomes of its commit."""
         entry.state = DONE
-        self._counters.delivered += 1
         sender = entry.sender
         if sender is not None:
             sender.inflight_bytes -= entry.size + PUBLISH_OVERHEAD_BYTES

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+from posthouse.store.interface import Tally
+
+CAREFUL_MESSAGES: Final = 2**20
+CAREFUL_BYTES: Final = 2**32
+"""What waits to be committed is less than either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +22,12 @@ class Quotas:
     guest_mailbox_bytes: int = 32 * 2**20
     total_messages: int = 50_000_000
     total_bytes: int = 0
+
+    def nearly_full(self, total: Tally) -> bool:
+        """Whether the whole store is so near to a limit that what waits to be committed might matter."""
+        return (self.total_messages > 0 and total.count + CAREFUL_MESSAGES >= self.total_messages) or (
+            self.total_bytes > 0 and total.bytes + CAREFUL_BYTES >= self.total_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)

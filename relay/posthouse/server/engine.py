@@ -184,12 +184,13 @@ class Engine:
             self._begin_turn()
         return self._now
 
-    def submit(self, port: Port, number: int, commands: list[Command]) -> None:
-        """Take a batch of commands of one session."""
+    def submit(self, port: Port, batch: list[tuple[int, list[Command]]]) -> list[tuple[int, Exception]]:
+        """Take the commands of sessions of a port; see ``Broker.handle``."""
         if not self._in_turn:
             self._begin_turn()
-        if self._broker is not None:
-            self._broker.handle(port, number, commands, self._now, self._wall_ms)
+        if not batch or self._broker is None:
+            return []
+        return self._broker.handle(port, batch, self._now, self._wall_ms)
 
     def _begin_turn(self) -> None:
         self._in_turn = True

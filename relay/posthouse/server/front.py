@@ -1,7 +1,8 @@
 """The front of this process: puts a session behind every connection and carries its words to the broker and back.
 
-One flush a loop turn: whatever the broker had for the sessions of this front, and whatever the sessions said
-themselves, goes out as one write per connection. Nothing here knows what a message means.
+Once a loop turn: what all sessions have made of their clients' words goes to the broker as one batch; then whatever the
+broker has for them, and whatever they say themselves, goes out as one write per connection. Nothing here knows what a
+message means.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from posthouse.exchange import Effect
+from posthouse.exchange import Command, Effect
 from posthouse.server.engine import Engine, boot_s
 from posthouse.server.websocket.interface import Outlet, Refusal, RequestInfo
 from posthouse.session.dialect import Dialect, choose_dialect
@@ -50,6 +51,7 @@ class Client:
         "conversation",
         "dialect",
         "front",
+        "marked",
         "number",
         "received_count",
         "sent_count",
@@ -64,26 +66,16 @@ class Client:
         self.since = boot_s()
         self.received_count = 0
         self.sent_count = 0
+        self.marked = False
+        """Its session has something for the broker or for its client; kept by the front."""
         self.conversation: Conversation
 
     def received(self, data: bytes, binary: bool) -> None:
         """A message of the client."""
-        front, conversation = self.front, self.conversation
-        engine = front.engine
         self.received_count += 1
-        conversation.received(data, engine.now)
-        commands = conversation.commands
-        if commands:
-            conversation.commands = []
-            engine.submit(front.port, self.number, commands)
-        if conversation.outgoing or conversation.closing is not None:
-            front.mark(self)
-
-    def submit(self) -> None:
-        """Pass the commands that the session has made on to the broker."""
-        conversation = self.conversation
-        commands, conversation.commands = conversation.commands, []
-        self.front.engine.submit(self.front.port, self.number, commands)
+        self.conversation.received(data, self.front.engine.now)
+        if not self.marked:
+            self.front.mark(self)
 
     def deliver(self, effects: list[Effect], now: float) -> None:
         """Send what the broker had, and the session's own words, in one write."""
@@ -92,28 +84,28 @@ class Client:
         if frames:
             connection = self.connection
             self.sent_count += 1
-            connection.write_frames(frames, conversation.binary)
-            unsent = connection.unsent_bytes
-            conversation.wrote(unsent)
-            if unsent and unsent > self.front.limits.max_unsent_bytes:
-                connection.close(CloseCode.TOO_SLOW, "too slow")
-        if conversation.commands:
-            self.submit()
+            sent = connection.write_frames(frames, conversation.binary)
+            if not sent or conversation.handed >= self.front.credit_bytes:
+                self._look_at_unsent()
         if conversation.closing is not None:
             self.connection.close(*conversation.closing)
+
+    def _look_at_unsent(self) -> None:
+        unsent = self.connection.unsent_bytes
+        self.conversation.wrote(unsent)
+        if self.conversation.commands:
+            self.front.mark(self)
+        if unsent > self.front.limits.max_unsent_bytes:
+            self.connection.close(CloseCode.TOO_SLOW, "too slow")
 
     def writable(self, writable: bool) -> None:
         """The socket has taken everything, or has stopped taking."""
         if writable:
-            self.conversation.wrote(self.connection.unsent_bytes)
-            if self.conversation.commands:
-                self.submit()
+            self._look_at_unsent()
 
     def closed(self, code: int) -> None:
         """The connection is over."""
         self.conversation.transport_closed()
-        if self.conversation.commands:
-            self.submit()
         self.front.forget(self, code)
 
 
@@ -141,13 +133,14 @@ class Front:
         self.sessions: Counter[str] = Counter()
         """Sessions that there are, by dialect."""
         self.on_session_end: Callable[[Client, int], None] = lambda client, code: None
+        self.credit_bytes = settings.credit_bytes
         self._settings = settings
         self._legacy_enabled = legacy_enabled
         self._audience = audience
         self._loop = loop or asyncio.get_running_loop()
         self._clients: dict[int, Client] = {}
         self._next_number = 1
-        self._marked: dict[int, Client] = {}
+        self._marked: list[Client] = []
         self._turn = engine.turn
         self._flush_soon = False
         self._deadlines: list[tuple[float, int]] = []
@@ -205,7 +198,7 @@ class Front:
     def forget(self, client: Client, code: int) -> None:
         """A connection is over."""
         if self._clients.pop(client.number, None) is not None:
-            self._marked.pop(client.number, None)
+            self.mark(client)  # its last commands
             self.sessions[client.dialect.value] -= 1
             self.on_session_end(client, code)
 
@@ -213,8 +206,10 @@ class Front:
         self, client: Client, reason: GoawayReason, reconnect_after_ms: tuple[int, int], code: CloseCode
     ) -> None:
         """Tell a client to go, then close its connection."""
+        self._flush()  # what the broker has for it comes before its farewell
         client.conversation.goaway(reason, reconnect_after_ms, [])
-        _deliver(client, [], boot_s())
+        self.mark(client)
+        self._flush()
         client.connection.close(code, "draining" if reason == "drain" else reason)
 
     def activated(self) -> None:
@@ -222,16 +217,16 @@ class Front:
         now = boot_s()
         for client in self.clients():
             client.conversation.activated(now)
-            if client.conversation.commands:
-                client.submit()
             self.mark(client)
 
     # --- one flush a loop turn
 
     def mark(self, client: Client) -> None:
-        """The session has words of its own, or wants to close."""
-        self._marked[client.number] = client
-        self._wake()
+        """The session has something for the broker or for its client, or wants to close."""
+        if not client.marked:
+            client.marked = True
+            self._marked.append(client)
+            self._wake()
 
     def _wake(self) -> None:
         if not self._flush_soon:
@@ -240,17 +235,40 @@ class Front:
 
     def _flush(self) -> None:
         self._flush_soon = False
-        now = self.engine.now
-        marked, self._marked = self._marked, {}
-        clients = self._clients
-        for number, effects in self.engine.take_effects(self.port):
-            client = clients.get(number)
-            if client is not None:
-                if marked:
-                    marked.pop(number, None)
-                _deliver(client, effects, now)
-        for client in marked.values():
-            _deliver(client, [], now)
+        engine, clients = self.engine, self._clients
+        marked, self._marked = self._marked, []
+        batch: list[tuple[int, list[Command]]] = []
+        for client in marked:
+            client.marked = False
+            conversation = client.conversation
+            commands = conversation.commands
+            if commands:
+                conversation.commands = []
+                batch.append((client.number, commands))
+        for number, error in engine.submit(self.port, batch):
+            self._failed(clients.get(number), error)
+        now = engine.now
+        for number, effects in engine.take_effects(self.port):
+            addressed = clients.get(number)
+            if addressed is not None:
+                try:
+                    addressed.deliver(effects, now)
+                except Exception as failure:
+                    self._failed(addressed, failure)
+        for client in marked:
+            conversation = client.conversation
+            if conversation.outgoing or conversation.closing is not None:
+                try:
+                    client.deliver([], now)
+                except Exception as failure:
+                    self._failed(client, failure)
+
+    @staticmethod
+    def _failed(client: Client | None, error: Exception) -> None:
+        """A session that fails takes nobody else with it."""
+        if client is not None:
+            _log.error("session failed", remote=client.connection.remote, exc_info=error)
+            client.connection.close(CloseCode.KEEP_ALIVE, Code.INTERNAL)
 
     # --- deadlines of sessions
 
@@ -269,10 +287,7 @@ class Front:
             if client is None:
                 continue
             client.conversation.tick(now)
-            if client.conversation.commands:
-                client.submit()
-            if client.conversation.closing is not None:
-                self.mark(client)
+            self.mark(client)
             self._watch(client)
         if self._deadlines and self._timer is None:
             self._timer = self._loop.call_later(TIMER_S, self._tick)
@@ -282,12 +297,3 @@ class Front:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _deliver(client: Client, effects: list[Effect], now: float) -> None:
-    """A session that fails takes nobody else with it."""
-    try:
-        client.deliver(effects, now)
-    except Exception:
-        _log.exception("session failed", remote=client.connection.remote)
-        client.connection.close(CloseCode.KEEP_ALIVE, Code.INTERNAL)

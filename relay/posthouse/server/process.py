@@ -18,6 +18,7 @@ from posthouse import logs
 from posthouse.config import FIELDS, Config
 from posthouse.errors import ConfigError
 from posthouse.server.relay import Relay
+from posthouse.server.sockets import new_event_loop
 
 APPLIED_AT_ONCE = frozenset({"log.level", "log.format"})
 _log = structlog.get_logger()
@@ -25,7 +26,8 @@ _log = structlog.get_logger()
 
 def run(config: Config, read_again: Callable[[], Config]) -> int:
     """Run a relay until it is told to stop; gives the exit code. Raises PosthouseError if it cannot start."""
-    return asyncio.run(_Process(config, read_again).run())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_Process(config, read_again).run())
 
 
 class _Process:

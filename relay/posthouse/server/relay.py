@@ -31,6 +31,7 @@ from posthouse.server.metrics import CommitTimes
 from posthouse.server.pages import control_commands, metrics_pages
 from posthouse.server.session_log import SessionLog
 from posthouse.server.snapshot import Role, Snapshot
+from posthouse.server.sockets import Acceptor, ServingLoop
 from posthouse.server.tls import Certificate
 from posthouse.server.tls_connection import TlsConnection
 from posthouse.server.watch import DiskFloor, Watch, set_clock
@@ -71,7 +72,7 @@ class Relay:
         self._floor = DiskFloor(path.absolute().parent if path else None, config.store.min_free_bytes)
         self._member = platform.node() or "relay"
         self._lease_kind = "none"
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[asyncio.Server | Acceptor] = []
         self._certificate: Certificate | None = None
         self._departure: Departure | None = None
         self._store: Store
@@ -210,11 +211,19 @@ class Relay:
 
     async def _accept(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
+        if isinstance(loop, ServingLoop):
+            turn, selector = self._engine.turn, loop.selector
+            selector.before, selector.after = turn.begin, turn.finish
+            for sock in sockets:
+                acceptor = Acceptor(loop, sock, self._new_connection, ACCEPTED_A_TURN)
+                self._acceptors.append(acceptor)
+                self._open.callback(acceptor.close)
+            return
         for sock in sockets:
             server = await loop.create_server(self._new_connection, sock=sock, backlog=ACCEPTED_A_TURN)
             # The loop's ``backlog`` is both this and the kernel's.
             sock.listen(self._config.server.backlog)
-            self._servers.append(server)
+            self._acceptors.append(server)
             self._open.callback(server.close)
 
     def _new_connection(self) -> asyncio.BufferedProtocol:
@@ -252,7 +261,7 @@ class Relay:
             half_open=len(self._endpoint.opening),
             overloaded=self._watermark.exceeded,
             memory_limit_bytes=self._watermark.limit_bytes,
-            counts=self._endpoint.counts,
+            counts=self._endpoint.counted(),
             refused=self._conditions.refused,
             counters=broker.counters if broker is not None else None,
         )
@@ -284,8 +293,8 @@ class Relay:
         self._front.draining = True
         self._conditions.refuse = Code.DRAINING
         self._conditions.refuse_retry_ms = None
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         departure = self._departure = Departure(
             self._engine,
             self._front,

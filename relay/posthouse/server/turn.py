@@ -1,6 +1,7 @@
 """The end of a turn of the event loop: where what a turn has gathered is flushed, committed and asked for.
 
-A turn reads many sockets; its end comes once for all of them, at the beginning of the next turn.
+A turn reads many sockets; its end comes once for all of them. Where a selector serves the sockets it says when that is
+(`begin`, `finish`); what comes from elsewhere, such as a timer, has its end at the beginning of the next turn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ class Turn:
         self.waiting: list[Callable[[], None]] = []
         self.last: Callable[[], None] = _nothing
         """Called when nothing else waits any more."""
+
+    def begin(self) -> None:
+        """Sockets are about to be served: ``finish`` will follow."""
+        self._scheduled = True
+
+    def finish(self) -> None:
+        """They have been served: this is the end of the turn."""
+        self._end()
 
     def come(self) -> None:
         """Have the turn end, for the sake of ``last`` alone."""

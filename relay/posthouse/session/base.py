@@ -6,7 +6,7 @@ The shell, per connection::
     if session.commands:                   # take them all, in order, as one batch for the broker
         batch, session.commands = session.commands, []
     frames = session.flush(effects, now)   # with what the broker had for it, or []: payloads to send
-    session.wrote(waiting_bytes)           # after each write, and when the transport has drained
+    session.wrote(waiting_bytes)           # once session.handed >= settings.credit_bytes, or when something waits
     if session.closing: ...                # (close code, reason): send the frames first, then close
 
 Any input may add to ``commands`` and set ``closing``. ``next_deadline`` is when to call ``tick``.
@@ -49,7 +49,6 @@ class Session:
     __slots__ = (
         "_conditions",
         "_deadline",
-        "_handed",
         "_held",
         "_held_bytes",
         "_opened",
@@ -58,6 +57,7 @@ class Session:
         "closing",
         "commands",
         "dropped",
+        "handed",
     )
 
     binary = False
@@ -70,12 +70,13 @@ class Session:
         self._deadline: float | None = deadline
         self._held: list[bytes] | None = None
         self._held_bytes = 0
-        self._handed = 0
         self._opened = False
         self.commands: list[Command] = []
         """Commands for the broker, in order. The shell takes the list and puts an empty one in its place."""
         self.closing: tuple[CloseCode, str] | None = None
         """Set once, when the connection has to end: close code and reason."""
+        self.handed = 0
+        """Bytes of ciphertext given to the transport for which the broker has had no credit yet."""
         self.dropped = 0
         """Requests that this session refused or dropped by itself, for its summary in the log."""
 
@@ -102,12 +103,12 @@ class Session:
     def wrote(self, waiting_bytes: int) -> None:
         """Of all frames handed out, the transport still holds at most this many bytes.
 
-        Credit goes back to the broker in lumps of a quarter of ``max_outbound_bytes`` or more. It never gives
-        too much: what waits holds at most as much ciphertext as it has bytes.
+        Credit goes back to the broker in lumps of ``credit_bytes`` or more. It never gives too much: what waits
+        holds at most as much ciphertext as it has bytes.
         """
-        taken = self._handed - waiting_bytes
-        if taken >= self._settings.max_outbound_bytes >> 2 and self._phase is _OPEN:
-            self._handed -= taken
+        taken = self.handed - waiting_bytes
+        if taken >= self._settings.credit_bytes and self._phase is _OPEN:
+            self.handed -= taken
             self.commands.append(Credit(taken))
 
     def activated(self, now: float) -> None:

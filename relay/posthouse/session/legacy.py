@@ -127,7 +127,7 @@ class LegacySession(Session):
             return frames
         for effect in effects:
             if isinstance(effect, Message):
-                self._handed += len(effect.ciphertext)
+                self.handed += len(effect.ciphertext)
                 frames.append(message_frame(effect.id, effect.ciphertext))
             elif isinstance(effect, Result) and effect.code is not None:
                 self._drop(effect.code)

@@ -50,6 +50,11 @@ class SessionSettings:
     anonymous: Policy = field(default_factory=lambda: Policy(buckets_per_connection=4))
     legacy: Policy = field(default_factory=Policy)
 
+    @property
+    def credit_bytes(self) -> int:
+        """Credit goes back to the broker in lumps of at least so much."""
+        return self.max_outbound_bytes >> 2
+
 
 @dataclass(slots=True)
 class Conditions:

@@ -36,6 +36,7 @@ from posthouse.wire.messages import (
     Goaway,
     GoawayReason,
     Hello,
+    Message,
     Nack,
     Ping,
     Pong,
@@ -273,9 +274,16 @@ class V2Session(Session):
 
     def flush(self, effects: list[Effect], now: float) -> list[bytes]:
         """Payloads for the socket: the session's own answers, then the broker's effects."""
-        if effects and self._phase is _OPEN:
+        if not effects or self._phase is not _OPEN:
+            pass
+        elif len(effects) == 1 and isinstance(effect := effects[0], Message):
+            self.handed += len(effect.ciphertext)
+            if not self.outgoing:  # the usual case under light load
+                return [self._codec.encode_one(effect)]
+            self.outgoing.append(effect)
+        else:
             ciphertext_bytes, superseded = translate(effects, self._compact, self.outgoing)
-            self._handed += ciphertext_bytes
+            self.handed += ciphertext_bytes
             if superseded:
                 self._close(CloseCode.SUPERSEDED, "superseded")
         outgoing = self.outgoing

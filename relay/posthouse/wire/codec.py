@@ -8,7 +8,7 @@ nothing but ``FrameError`` goes out. Both sides of a connection use the same two
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -116,20 +116,20 @@ def _detail(error: Exception) -> str:
 class Codec:
     """One encoding of dialect v2."""
 
-    __slots__ = ("_client", "_encode", "_server", "binary", "subprotocol")
+    __slots__ = ("_encode_list", "_server", "binary", "decode", "encode_one", "subprotocol")
 
     def __init__(self, subprotocol: str, binary: bool, decoder: Callable[[Any], Any], encoder: Any) -> None:
         self.subprotocol = subprotocol
         """The name under which WebSocket clients offer it."""
         self.binary = binary
         """Whether its frames are binary rather than text."""
-        self._client: _Reader[ClientMessage] = _Reader(decoder, ClientMessage)
+        client: _Reader[ClientMessage] = _Reader(decoder, ClientMessage)
         self._server: _Reader[ServerMessage] = _Reader(decoder, ServerMessage)
-        self._encode = cast("Callable[[Any], bytes]", encoder.encode)
-
-    def decode(self, data: Data) -> list[ClientMessage | Invalid]:
+        self.decode: Callable[[Data], list[ClientMessage | Invalid]] = client.frame
         """A client's frame, for the relay: its items in order. Raises FrameError."""
-        return self._client.frame(data)
+        self._encode_list: Callable[[Any], bytes] = encoder.encode
+        self.encode_one: Callable[[ClientMessage | ServerMessage], bytes] = encoder.encode
+        """A frame with one item in it."""
 
     def decode_from_server(self, data: Data) -> list[ServerMessage]:
         """A relay's frame, for a client: the items that it knows, in order. Raises FrameError."""
@@ -145,8 +145,10 @@ class Codec:
         """
         if not items:
             return []
-        data = self._encode(items[0] if len(items) == 1 else items)
-        if len(data) <= max_frame_bytes or len(items) == 1:
+        if len(items) == 1:
+            return [self.encode_one(items[0])]
+        data = self._encode_list(items)
+        if len(data) <= max_frame_bytes:
             return [data]
         pieces = len(data) // max_frame_bytes + 1
         step = max(1, len(items) // pieces)

@@ -67,34 +67,35 @@ class Connection(Outgoing):
         endpoint.counts.bytes_received += nbytes
         self._heard = endpoint.wheel.tick
         buffer = endpoint.buffer
-        view = endpoint.buffer_view
-        limit = endpoint.max_frame_bytes
         position = 0
         try:
             while position < nbytes:
                 if self._plain:
                     # The head may lie in part behind `nbytes`: then `end` does too, whatever stale bytes say.
-                    first = buffer[position]
                     length = buffer[position + 1]
-                    start = position + 6
                     if length < 0xFE:
-                        length -= 0x80  # negative where the frame is not masked
+                        start = position + 6
+                        end = start + length - 0x80  # before `start` where the frame is not masked
                     elif length == 0xFE:
                         start = position + 8
-                        length = buffer[position + 2] << 8 | buffer[position + 3]
+                        end = start + (buffer[position + 2] << 8 | buffer[position + 3])
                     else:
-                        length = -1
-                    end = start + length
-                    if end <= nbytes and 0 <= length <= limit and (first == 0x82 or first == 0x81):
-                        payload = apply_mask(view[start:end], buffer[start - 4 : start])
-                        position = end
+                        start, end = 1, 0
+                    if start <= end <= nbytes and end - start <= endpoint.max_frame_bytes:
+                        first = buffer[position]
                         if first == 0x82:
-                            self._session.received(payload, True)
-                        elif payload.isascii() or _is_utf8(payload):
-                            self._session.received(payload, False)
-                        else:
-                            self._fail(CloseCode.INVALID_TEXT, "text is not UTF-8")
-                        continue
+                            position = end
+                            view = endpoint.buffer_view
+                            self._session.received(
+                                apply_mask(view[start:end], buffer[start - 4 : start]), True
+                            )
+                            continue
+                        if first == 0x81:
+                            position = end
+                            self._take(
+                                TEXT, apply_mask(endpoint.buffer_view[start:end], buffer[start - 4 : start])
+                            )
+                            continue
                 position = self._slow(position, nbytes)
         except Exception:
             _log.exception("session failed", remote=self.remote)
@@ -110,6 +111,8 @@ class Connection(Outgoing):
         """The socket is gone."""
         self._endpoint.wheel.cancel(self)
         self._endpoint.opening.pop(self, None)
+        self._endpoint.sent_before += self._offered
+        self._offered = 0
         self._code = self._code or ABNORMAL
         self._state = State.LOST
         self._plain = False
@@ -203,6 +206,8 @@ class Connection(Outgoing):
 
 
 def _is_utf8(payload: bytes) -> bool:
+    if payload.isascii():
+        return True
     try:
         payload.decode()
     except UnicodeDecodeError:

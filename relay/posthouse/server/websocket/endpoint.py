@@ -68,6 +68,8 @@ class Endpoint:
         self.loop = asyncio.get_running_loop() if loop is None else loop
         self.turn = Turn(self.loop) if turn is None else turn
         self.counts = Counts()
+        self.sent_before = 0
+        """Bytes given to connections that are gone."""
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES + _SLACK_BYTES)
         self.buffer_view = memoryview(self.buffer)
         self.receive_view = self.buffer_view[:RECEIVE_BUFFER_BYTES]
@@ -91,6 +93,11 @@ class Endpoint:
     def connections(self) -> list[Connection]:
         """Every connection there is, those that open or close included."""
         return [item for item in self.wheel.items() if isinstance(item, Connection)]
+
+    def counted(self) -> Counts:
+        """The counts, as they are now."""
+        self.counts.bytes_sent = self.sent_before + sum(one.offered_bytes for one in self.connections())
+        return self.counts
 
     def entered(self, connection: Outgoing) -> None:
         """A transport was made. Too many half-open ones: the oldest goes, because real clients are quick."""

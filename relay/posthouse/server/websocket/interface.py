@@ -83,8 +83,11 @@ class Outlet(Protocol):
     def send_frame(self, payload: bytes | bytearray, binary: bool) -> None:
         """Send a frame at the end of this loop turn, with all others of this turn in one write."""
 
-    def write_frames(self, payloads: Sequence[bytes | bytearray], binary: bool) -> None:
-        """Send frames now, with those already waiting, in one write. May call `Session.writable` before it returns."""
+    def write_frames(self, payloads: Sequence[bytes | bytearray], binary: bool) -> bool:
+        """Send frames now, with those already waiting, in one write; False if something of it waits (`unsent_bytes`).
+
+        May call `Session.writable` before it returns.
+        """
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what waits and a close frame. `Session.closed` follows in the next loop turn, with this code."""

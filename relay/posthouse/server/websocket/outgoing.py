@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 OVERHEAD: Final = "overhead"
 """What a transport that writes more than it is given (TLS) says by `get_extra_info`: how many bytes more, so far."""
+_OPEN: Final = State.OPEN
 _EMPTY_PING: Final = control_frame(PING, b"")
 
 
@@ -96,6 +97,11 @@ class Outgoing(asyncio.BufferedProtocol):
             unsent += sum(map(len, self._out))
         return unsent
 
+    @property
+    def offered_bytes(self) -> int:
+        """Bytes given to this connection's transport so far."""
+        return self._offered
+
     def send_frame(self, payload: bytes | bytearray, binary: bool) -> None:
         """Send a frame at the end of this loop turn, with all others of this turn in one write."""
         if self._state is State.OPEN:
@@ -103,19 +109,22 @@ class Outgoing(asyncio.BufferedProtocol):
             out.append(data_header(len(payload), binary))
             out.append(payload)
 
-    def write_frames(self, payloads: Sequence[bytes | bytearray], binary: bool) -> None:
-        """Send frames now, with those already waiting, in one write. May call `Session.writable` before it returns."""
-        if self._state is not State.OPEN:
-            return
-        if self._out is None and len(payloads) == 1:
-            payload = payloads[0]
-            self._write(data_header(len(payload), binary) + payload)
-            return
-        out = self._take_queue()
-        for payload in payloads:
-            out.append(data_header(len(payload), binary))
-            out.append(payload)
-        self._write(b"".join(out))
+    def write_frames(self, payloads: Sequence[bytes | bytearray], binary: bool) -> bool:
+        """Send frames now, with those already waiting, in one write; False if something of it waits (`unsent_bytes`).
+
+        May call `Session.writable` before it returns.
+        """
+        if self._state is _OPEN:
+            if self._out is None and len(payloads) == 1:
+                payload = payloads[0]
+                self._write(data_header(len(payload), binary) + payload)
+            else:
+                out = self._take_queue()
+                for payload in payloads:
+                    out.append(data_header(len(payload), binary))
+                    out.append(payload)
+                self._write(b"".join(out))
+        return self._stall is None
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what waits and a close frame; abort when the peer's does not come within `close_timeout_s`."""
@@ -214,7 +223,6 @@ class Outgoing(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is not None and data:
             self._offered += len(data)
-            self._endpoint.counts.bytes_sent += len(data)
             transport.write(data)
             if self._stall is not None:
                 self._tell_pressure()
