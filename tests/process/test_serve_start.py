@@ -1,8 +1,11 @@
 """`posthouse serve` starts, or ends with exit code 1 and one line that says what is in the way."""
 
+import contextlib
 import json
 import signal
 import socket
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +160,20 @@ def test_a_crowd_that_connects_while_it_is_busy_waits_instead_of_failing(relay: 
     for peer in crowd:
         with peer:
             assert peer.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_stop_while_the_store_is_locked_by_another_does_not_wait_for_it(make_relay: MakeRelay) -> None:
+    relay = make_relay(config="store.busy_timeout_ms = 60_000\n").start()
+    assert relay.stop() == 0
+    with contextlib.closing(sqlite3.connect(relay.store.removeprefix("sqlite:///"))) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        relay.start_unseen()
+        relay.wait_for("opening the store")
+        time.sleep(0.3)  # nothing outside tells that it waits for the lock
+        assert relay.running
+        relay.signal(signal.SIGTERM)
+        assert relay.wait(10) == 0
+        assert relay.events()[-1] == "stopping before the start was complete"
+    relay.start()
+    assert relay.stop() == 0

@@ -261,6 +261,32 @@ def test_a_live_message_that_nobody_takes_in_time_is_undeliverable() -> None:
     assert rig.stored() == [] and rig.owner(2) and texts(rig.hear(2)) == []
 
 
+def test_a_live_repeat_of_a_stored_message_that_nobody_takes_is_a_duplicate() -> None:
+    rig = Rig()
+    for place in (ALICE, wide(0xA11C)):
+        rig.publish(9, place, b"text")
+        rig.hear(9)
+        heard = rig.publish(9, place, b"text", mode="live", receipts=["delivered"])
+        heard += rig.publish(9, place, b"other", mode="live", ref=7)
+        rig.advance(2.1)
+        assert results(heard + rig.hear(9)) == [(0, "duplicate", "stored"), (7, "undeliverable", None)]
+    session = rig.port.sessions[9]
+    assert session.sender is not None
+    assert session.sender.inflight_bytes == 0 and session.sender.receipts == set()
+
+
+def test_a_live_repeat_that_an_owner_takes_while_the_store_is_asked_is_delivered() -> None:
+    rig = Rig()
+    rig.publish(9, ALICE, b"text")
+    rig.hear(9)
+    rig.owner(1)
+    rig.publish(9, ALICE, b"text", mode="live")
+    rig.broker.tick(rig.now + 2.1, rig.wall_ms)
+    assert rig.broker.reads
+    rig.ack(1, b"text")
+    assert results(rig.hear(9)) == [(0, "duplicate", "delivered")]
+
+
 def test_an_owner_who_comes_within_the_limit_gets_a_live_message_in_its_place() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"1")

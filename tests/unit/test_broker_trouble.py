@@ -328,16 +328,19 @@ def test_a_purge_of_an_empty_mailbox_ends() -> None:
     assert answers == [0]
 
 
-def test_a_purge_waits_for_a_failing_store() -> None:
+def test_a_purge_that_the_store_does_not_take_is_told_and_may_be_asked_for_again() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"a")
     rig.failing = True
-    answers = purge(rig, ALICE)
+    answers, again = purge(rig, ALICE), purge(rig, ALICE)
     rig.settle()
-    assert answers == []
+    assert [type(answer) for answer in answers + again] == [StoreUnavailable] * 2
     rig.failing = False
     rig.advance(2)
-    assert answers == [1]
+    assert len(answers) == 1 and len(rig.stored()) == 1
+    answers = purge(rig, ALICE)
+    rig.settle()
+    assert answers == [1] and rig.stored() == []
 
 
 def test_a_purge_of_a_mailbox_that_cannot_be_loaded_says_so() -> None:

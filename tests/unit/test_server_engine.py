@@ -12,6 +12,7 @@ from posthouse.exchange import Attend, Effect, Open, Outcomes
 from posthouse.server import engine as engines
 from posthouse.server.engine import Engine
 from posthouse.store.sqlite import SqliteStore
+from posthouse.store.threads import StoreThreads
 from posthouse.wire.messages import Ack, Message, Publish
 
 MESSAGES = 24
@@ -19,7 +20,8 @@ MESSAGES = 24
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    engine = Engine(SqliteStore(tmp_path / "relay.db"), BrokerSettings(), on_fenced=lambda: None)
+    threads = StoreThreads(SqliteStore(tmp_path / "relay.db"), asyncio.get_running_loop().call_soon_threadsafe)
+    engine = Engine(threads, BrokerSettings(), on_fenced=lambda: None)
     await engine.promote()
     yield engine
     await engine.close()

@@ -189,6 +189,7 @@ class Broker:
         assert batch is not None
         if outcome is None:
             self.ledger.failed()
+            self._purging.failed(batch)
         else:
             readers = [reader for box in self.ledger.committed(outcome) for reader in box.readers]
             if self.directory.buckets:

@@ -346,7 +346,6 @@ class Ledger:
             waiting.count += part.count
             waiting.bytes += part.bytes
         self.marks = batch.marks + self.marks
-        self.purges = batch.purges + self.purges
         for entry in batch.appends:
             assert type(entry) is Entry
             if entry.box.pending.get(entry.id) is entry:

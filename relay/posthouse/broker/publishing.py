@@ -190,8 +190,23 @@ class Publishing:
                 self._too_many_deadlines = 2 * len(self._deadlines) + SETTLED_DEADLINES
 
     def _give_up(self, entry: Entry, detail: str) -> None:
-        self._results.leave(entry)
-        self._results.undeliverable(entry, detail)
+        """Nobody took it: ``undeliverable``, unless the store holds it from an earlier publish."""
+        box, message, now_ms = entry.box, entry.id, self.now_ms
+        if not self._durable or not box.stored.count:
+            self._results.leave(entry)
+            self._results.undeliverable(entry, detail)
+            return
+
+        def answered(held: object) -> None:
+            if entry.state is not PENDING or entry.storable:
+                return  # an owner took it meanwhile, or a repeat asked to store it
+            self._results.leave(entry)
+            if held is True:
+                self._results.duplicate_of_held(entry)
+            else:
+                self._results.undeliverable(entry, detail)
+
+        self._reads.append(Read(lambda reader: reader.holds(box.no, message, now_ms), answered))
 
     # --- repeats
 

@@ -52,3 +52,10 @@ class Purging:
             count, told = self._running.pop(no)
             for purged in told:
                 purged(count)
+
+    def failed(self, batch: Batch) -> None:
+        """The store did not take a batch: its purges end there, and whoever asked for them may ask again."""
+        for no in batch.purges:
+            count, told = self._running.pop(no)
+            for purged in told:
+                purged(StoreUnavailable(f"the store takes no deletions now: {count} messages deleted until then"))

@@ -105,6 +105,14 @@ class Results:
         if entry.repeats is not None:
             self._repeats(entry, "stored")
 
+    def duplicate_of_held(self, entry: Entry) -> None:
+        """The store holds it, under a ``seq`` that is not known here: nobody gets receipts by this one."""
+        entry.receipts = None
+        for repeat in entry.repeats or ():
+            repeat.receipts = None
+        entry.state = DONE
+        self.duplicate_of_stored(entry)
+
     def duplicate_of_delivered(self, entry: Entry) -> None:
         """A repeat that was on its way to the store when an owner acknowledged the first one."""
         entry.state = DONE

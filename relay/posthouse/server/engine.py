@@ -31,7 +31,6 @@ from posthouse.store.interface import (
     Doubt,
     Fence,
     Recovered,
-    Store,
     StoreUnavailable,
     Writer,
 )
@@ -74,25 +73,25 @@ class Engine:
 
     def __init__(
         self,
-        store: Store,
+        threads: StoreThreads,
         settings: BrokerSettings,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         commit_timeout_s: float = 10.0,
         on_fenced: Callable[[], None],
     ) -> None:
+        """``threads`` deliver their answers by the loop's ``call_soon_threadsafe``; ``close`` ends them."""
         self.store_healthy = True
         """False from a commit that failed to the next that succeeds."""
         self.on_commit: Callable[[float], None] = lambda seconds: None
         """Told how long each commit took, in seconds."""
-        self._store = store
         self._settings = settings
         self._commit_timeout_s = commit_timeout_s
         self._loop = loop or asyncio.get_running_loop()
         self._on_fenced = on_fenced
         self.turn = Turn(self._loop)
         """Ends of turns: for the front and its sockets too, so that all of a turn comes to one end."""
-        self._threads = StoreThreads(store, self._loop.call_soon_threadsafe)
+        self._threads = threads
         self._broker: Broker | None = None
         self._recovered: Recovered | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -142,7 +141,7 @@ class Engine:
         recovered = await self._on_writer(lambda writer: writer.promote(seen, seen.epoch + 1, token))
         if recovered is None:
             raise NotPromoted("another member was promoted at the same moment")
-        broker = Broker(self._settings, recovered, self._store.durable, boot_s(), wall_ms())
+        broker = Broker(self._settings, recovered, self._threads.durable, boot_s(), wall_ms())
         batch = broker.next_batch()
         assert batch is not None, "the first batch reserves sequence numbers"
         fence = recovered.fence

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -21,6 +21,8 @@ from posthouse.server.relay import Relay
 from posthouse.server.sockets import new_event_loop
 
 APPLIED_AT_ONCE = frozenset({"log.level", "log.format"})
+START_PATIENCE_S: Final = 2.0
+"""How long a stop waits for a start that it has interrupted to undo what it did."""
 _log = structlog.get_logger()
 
 
@@ -43,8 +45,19 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        relay = self._relay = Relay(self._config)
-        await relay.start()
+        relay = Relay(self._config)
+        starting = asyncio.create_task(relay.start())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            _log.info("stopping before the start was complete")
+            starting.cancel()
+            await asyncio.wait((starting,), timeout=START_PATIENCE_S)
+            # A thread may still be opening the store, and only the end of the process ends that.
+            os._exit(0)
+        await starting
+        self._relay = relay
         await _first_of(self._stop, relay.fenced)
         fenced = relay.fenced.is_set()
         if fenced:

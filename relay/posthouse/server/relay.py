@@ -39,6 +39,7 @@ from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.session.settings import Conditions
 from posthouse.store.interface import Store, Tally
 from posthouse.store.opening import open_store
+from posthouse.store.threads import StoreThreads
 from posthouse.wire.audience import audience_of
 from posthouse.wire.codes import Code
 
@@ -135,12 +136,16 @@ class Relay:
         if held is not None:
             self._open.callback(held.release)
             self._lease_kind = "file"
+        loop = asyncio.get_running_loop()
         self._store = open_store(config.store.url, config.store.busy_timeout_ms)
+        _log.info("opening the store", store=hidden_password(config.store.url))
+        # In another thread: a store that is large, or locked, takes its time, and signals have to be heard meanwhile.
+        threads = await loop.run_in_executor(None, StoreThreads, self._store, loop.call_soon_threadsafe)
         engine = Engine(
-            self._store,
+            threads,
             settings.broker_settings(config),
             commit_timeout_s=config.store.commit_timeout_s,
-            on_fenced=self.fenced.set,
+            on_fenced=self._is_fenced,
         )
         self._open.push_async_callback(engine.close)
         engine.on_commit = self._commit_times.took
@@ -232,6 +237,11 @@ class Relay:
         return TlsConnection(self._endpoint, self._certificate.context)
 
     # --- while it runs
+
+    def _is_fenced(self) -> None:
+        """Another promotion owns the store: who says hello now hears nothing that this relay could not keep."""
+        self._conditions.epoch = None
+        self.fenced.set()
 
     def reload(self) -> None:
         """Load the TLS certificate again."""

@@ -36,6 +36,8 @@ class StoreThreads:
     """
 
     def __init__(self, store: Store, deliver: Deliver) -> None:
+        self.durable = store.durable
+        """See ``Store``."""
         self._deliver = deliver
         self._writes: SimpleQueue[Work[Writer] | None] = SimpleQueue()
         self._reads: SimpleQueue[Work[Reader] | None] = SimpleQueue()

@@ -177,7 +177,7 @@ class SqliteWriter:
             roll_back(connection)
             self._suspect = True
             raise StoreUnavailable(f"store {self._path}: {cause(error)}") from error
-        except apsw.Error:
+        except Exception:
             roll_back(connection)
             self._doubt = _Doubtful(fence, number, answer)
             return UNKNOWN
