@@ -20,7 +20,9 @@ MESSAGES = 24
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    threads = StoreThreads(SqliteStore(tmp_path / "relay.db"), asyncio.get_running_loop().call_soon_threadsafe)
+    threads = StoreThreads(
+        SqliteStore(tmp_path / "relay.db"), asyncio.get_running_loop().call_soon_threadsafe
+    )
     engine = Engine(threads, BrokerSettings(), on_fenced=lambda: None)
     await engine.promote()
     yield engine

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, cast
 
+import pytest
 from posthouse.server.turn import Turn
 from websocket_fakes import ManualLoop
 
@@ -72,3 +73,52 @@ def test_a_call_that_fails_takes_neither_the_others_nor_later_turns_with_it() ->
     turn.at_end(lambda: called.append(2))
     loop.turn()
     assert called == [1, 2]
+
+
+def test_what_was_asked_for_before_sockets_are_served_is_part_of_their_turn() -> None:
+    loop = Loop()
+    turn = turn_of(loop)
+    called: list[str] = []
+    turn.at_end(lambda: called.append("before"))
+    turn.begin()
+    turn.at_end(lambda: called.append("served"))
+    loop.turn()
+    assert called == []
+    turn.finish()
+    assert called == ["before", "served"]
+    turn.at_end(lambda: called.append("after"))
+    loop.turn()
+    assert called == ["before", "served", "after"]
+    assert loop.asked == 2
+
+
+def test_a_cancelled_error_is_a_failure_like_others_and_an_exit_is_not() -> None:
+    loop = Loop()
+    turn = turn_of(loop)
+    called: list[int] = []
+
+    def fail(error: type[BaseException]) -> None:
+        raise error
+
+    turn.at_end(lambda: fail(asyncio.CancelledError))
+    turn.at_end(lambda: called.append(1))
+    loop.turn()
+    assert called == [1]
+    assert isinstance(loop.failures[0]["exception"], asyncio.CancelledError)
+    turn.at_end(lambda: fail(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        loop.turn()
+    turn.at_end(lambda: called.append(2))
+    loop.turn()
+    assert called == [1, 2]
+
+
+def test_the_loop_is_asked_for_nothing_while_sockets_are_served() -> None:
+    loop = Loop()
+    turn = turn_of(loop)
+    called: list[int] = []
+    turn.begin()
+    turn.at_end(lambda: called.append(1))
+    turn.finish()
+    assert called == [1]
+    assert loop.asked == 0

@@ -58,4 +58,6 @@ class Purging:
         for no in batch.purges:
             count, told = self._running.pop(no)
             for purged in told:
-                purged(StoreUnavailable(f"the store takes no deletions now: {count} messages deleted until then"))
+                purged(
+                    StoreUnavailable(f"the store takes no deletions now: {count} messages deleted until then")
+                )

@@ -13,21 +13,23 @@ from collections.abc import Callable
 class Turn:
     """Callbacks for the end of the turn."""
 
-    __slots__ = ("_loop", "_scheduled", "last", "waiting")
+    __slots__ = ("_begun", "_loop", "_scheduled", "last", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._scheduled = False
+        self._begun = False  # `finish` will follow
         self.waiting: list[Callable[[], None]] = []
         self.last: Callable[[], None] = _nothing
         """Called when nothing else waits any more."""
 
     def begin(self) -> None:
         """Sockets are about to be served: ``finish`` will follow."""
-        self._scheduled = True
+        self._begun = self._scheduled = True
 
     def finish(self) -> None:
         """They have been served: this is the end of the turn."""
+        self._begun = False
         self._end()
 
     def come(self) -> None:
@@ -39,7 +41,11 @@ class Turn:
         self.waiting.append(call)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._end)
+            self._loop.call_soon(self._asked_end)
+
+    def _asked_end(self) -> None:
+        if not self._begun:  # else sockets were served since it was asked for, and have an end of their own
+            self._end()
 
     def _end(self) -> None:
         self._scheduled = True  # what its calls give is called here too: no turn has to be asked for
@@ -54,7 +60,10 @@ class Turn:
     def _run(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            self._scheduled = False  # later ends come all the same
+            raise
+        except BaseException as error:
             context = {"message": "the end of a turn failed", "exception": error}
             self._loop.call_exception_handler(context)
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from posthouse.server.sockets.selector import READ
 from posthouse.server.sockets.transport import SocketTransport
 
 if TYPE_CHECKING:
     from posthouse.server.sockets.loop import ServingLoop
 
 PAUSE_S: Final = 1.0
-"""How long nothing is accepted when the system has no room for a connection more."""
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""How long nothing is accepted when the system refuses, most of all because it has no room for a connection more."""
 _log = structlog.get_logger()
 
 
@@ -48,16 +46,17 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                _log.error("no room for another connection", reason=error.strerror)
+                if self._listener.fileno() < 0:
+                    return  # a new connection has had this closed
+                # The listener stays readable: without a pause the process would do nothing but ask again.
+                _log.error("no connection can be accepted", reason=error.strerror)
                 self._loop.selector.leave(self._listener.fileno())
                 self._pause = self._loop.call_later(PAUSE_S, self._resume)
                 return
             self._begin(sock, peer)
 
-    def failed(self, error: Exception) -> None:
-        """Accepting has raised something that nobody knows."""
+    def failed(self, error: BaseException) -> None:
+        """A connection could not be begun; it is closed. Those behind it come with the next look."""
         context = {"message": "a connection could not be accepted", "exception": error}
         self._loop.call_exception_handler(context)
 
@@ -72,7 +71,7 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.selector.serve(self._listener.fileno(), self, select.EPOLLIN)
+        self._loop.selector.serve(self._listener.fileno(), self, READ)
 
     def _begin(self, sock: socket.socket, peer: object) -> None:
         try:
@@ -82,4 +81,8 @@ class Acceptor:
         except OSError:
             sock.close()  # gone already
             return
-        SocketTransport(self._loop, sock, peer, self._new_protocol())
+        try:
+            SocketTransport(self._loop, sock, peer, self._new_protocol())
+        except BaseException:
+            sock.close()
+            raise

@@ -11,6 +11,7 @@ together.
 
 from __future__ import annotations
 
+import os
 import select
 import selectors
 from collections.abc import Callable, Mapping
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
 
+READ: Final = 0x1
+"""`select.EPOLLIN`, by its number: this is imported where there is no epoll too."""
+WRITE: Final = 0x4
+"""`select.EPOLLOUT`."""
 MANY: Final = 16
 """Where a look finds more sockets than this, the turn ends only after the next look: while what it gathered is written,
 peers answer, and their answers wait for one look more instead of waking this process again and again."""
@@ -31,7 +36,7 @@ class Served(Protocol):
     def ready(self, events: int) -> None:
         """The socket has these events (a mask of `select.EPOLL…`). Called from within `select`."""
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """`ready` has raised this."""
 
 
@@ -48,9 +53,12 @@ class ServingSelector(selectors.BaseSelector):
         self.after: Callable[[], None] = _nothing
         """Called when they have been."""
         self._owed = False  # `after` has not been called for what was served last
-        self._epoll = select.epoll()
         self._served: dict[int, Served] = {}
-        self._keys: dict[int, selectors.SelectorKey] = {}
+        # The standard library keeps what asyncio registers. Both have the same epoll, under a descriptor each, because
+        # each closes its own.
+        self._others = selectors.EpollSelector()
+        self._epoll = select.epoll.fromfd(os.dup(self._others.fileno()))
+        self._keys = self._others.get_map()
 
     # --- sockets that are served here
 
@@ -66,7 +74,10 @@ class ServingSelector(selectors.BaseSelector):
     def leave(self, fd: int) -> None:
         """No longer serve a socket; before it is closed."""
         if self._served.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed already: the kernel has forgotten it
 
     # --- what asyncio uses
 
@@ -82,76 +93,53 @@ class ServingSelector(selectors.BaseSelector):
             return []
         others: list[tuple[selectors.SelectorKey, int]] = []
         served = self._served
+        self._owed = True  # already, in case an exit leaves the loop below: whatever waits for the end gets it then too
         self.before()
-        item: Served | None = None
-        try:
-            for fd, event in events:
-                item = served.get(fd)
-                if item is not None:
+        for fd, event in events:
+            item = served.get(fd)
+            if item is not None:
+                try:
                     item.ready(event)
-                elif fd in self._keys:
-                    key = self._keys[fd]
-                    wanted = _to_selector(event) & key.events
-                    if wanted:
-                        others.append((key, wanted))
-        except Exception as error:
-            # What is left of the events comes again with the next look: they say how things are, not what changed.
-            if item is None:
-                raise
-            item.failed(error)
-        if len(events) > MANY:
-            self._owed = True
-        else:
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    # As asyncio does with a callback; a CancelledError, for one, must not end the process.
+                    item.failed(error)
+            else:
+                key = self._keys.get(fd)
+                wanted = 0 if key is None else _to_selector(event) & key.events
+                if key is not None and wanted:
+                    others.append((key, wanted))
+        if len(events) <= MANY:
+            self._owed = False
             self.after()
         return others
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
         """As in the standard library."""
-        fd = _fd(fileobj)
-        if fd in self._keys:
-            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
-        self._epoll.register(fd, _to_epoll(events))
-        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
-        return key
+        return self._others.register(fileobj, events, data)
 
     def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
         """As in the standard library."""
-        key = self._keys.pop(_fd(fileobj))
-        try:
-            self._epoll.unregister(key.fd)
-        except OSError:
-            pass  # closed already: the kernel has forgotten it
-        return key
+        return self._others.unregister(fileobj)
 
     def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
         """As in the standard library."""
-        before = self._keys[_fd(fileobj)]
-        if events != before.events:
-            self._epoll.modify(before.fd, _to_epoll(events))
-        key = self._keys[before.fd] = before._replace(events=events, data=data)
-        return key
+        return self._others.modify(fileobj, events, data)
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
-        """What asyncio has registered, by file descriptor."""
-        return self._keys  # type: ignore[return-value]
+        """What asyncio has registered."""
+        return self._others.get_map()
 
     def close(self) -> None:
-        """Free the epoll descriptor."""
+        """Free the epoll descriptors, and forget everything."""
+        self._others.close()
         self._epoll.close()
-        self._keys.clear()
         self._served.clear()
-
-
-def _fd(fileobj: FileDescriptorLike) -> int:
-    return fileobj if isinstance(fileobj, int) else fileobj.fileno()
-
-
-def _to_epoll(events: int) -> int:
-    mask = select.EPOLLIN if events & selectors.EVENT_READ else 0
-    return mask | select.EPOLLOUT if events & selectors.EVENT_WRITE else mask
+        self.before = self.after = _nothing  # they know the loop, and it knows this
 
 
 def _to_selector(event: int) -> int:
     """An error or a hang-up makes a socket readable and writable: whoever tries is told."""
-    mask = selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
-    return mask | selectors.EVENT_WRITE if event & ~select.EPOLLIN else mask
+    mask = selectors.EVENT_READ if event & ~WRITE else 0
+    return mask | selectors.EVENT_WRITE if event & ~READ else mask

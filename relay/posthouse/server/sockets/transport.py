@@ -1,22 +1,22 @@
 """A stream socket served by the selector: as much of an `asyncio.Transport` as a connection of the relay needs.
 
-It differs from asyncio's own in three ways: the protocol's buffer is asked for once; writing is paused at the first
-byte that the socket does not take; reading cannot be paused (acks and pings must get through).
+It differs from asyncio's own in four ways: the protocol's buffer is asked for once; writing is paused at the first
+byte that the socket does not take; reading cannot be paused (acks and pings must get through); the peer's end always
+closes it, whatever `eof_received` answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from typing import TYPE_CHECKING, Any, Final
+
+from posthouse.server.sockets.selector import READ, WRITE
 
 if TYPE_CHECKING:
     from posthouse.server.sockets.loop import ServingLoop
 
-_READ: Final = select.EPOLLIN
-_WRITE: Final = select.EPOLLOUT
-_NOT_WRITE: Final = ~select.EPOLLOUT
+_NOT_WRITE: Final = ~WRITE
 
 
 class SocketTransport(asyncio.Transport):
@@ -49,8 +49,13 @@ class SocketTransport(asyncio.Transport):
         self._closing = False
         self._lost = False  # `connection_lost` is under way: nothing is written any more
         self._eof_written = False
-        loop.selector.serve(self._fd, self, _READ)
-        protocol.connection_made(self)
+        loop.selector.serve(self._fd, self, READ)
+        try:
+            protocol.connection_made(self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.failed(error)
 
     # --- what the selector calls
 
@@ -67,16 +72,17 @@ class SocketTransport(asyncio.Transport):
             else:
                 if count:
                     self._protocol.buffer_updated(count)
-                elif not self._protocol.eof_received():
+                else:
+                    self._protocol.eof_received()
                     self.close()
         if self._unsent is not None:
             self._flush(self._unsent)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """The protocol has raised: the connection ends."""
         context = {"message": "a connection failed", "exception": error}
         self._loop.call_exception_handler(context)
-        self._lose(error)
+        self._lose(error if isinstance(error, Exception) else None)
 
     # --- what the protocol calls
 
@@ -99,8 +105,14 @@ class SocketTransport(asyncio.Transport):
             return
         if sent != len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
-            self._loop.selector.change(self._fd, _WRITE if self._closing else _READ | _WRITE)
-            self._protocol.pause_writing()
+            self._loop.selector.change(self._fd, WRITE if self._closing else READ | WRITE)
+            try:
+                self._protocol.pause_writing()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                # The caller may be writing to others too.
+                self.failed(error)
 
     def close(self) -> None:
         """Read no more, send what waits, then end."""
@@ -109,8 +121,8 @@ class SocketTransport(asyncio.Transport):
         self._closing = True
         if self._unsent is None:
             self._lose(None)
-        elif not self._lost:
-            self._loop.selector.change(self._fd, _WRITE)
+        else:
+            self._loop.selector.change(self._fd, WRITE)
 
     def abort(self) -> None:
         """End without sending what waits."""
@@ -158,13 +170,14 @@ class SocketTransport(asyncio.Transport):
             return
         self._unsent = None
         if not self._closing:
-            self._loop.selector.change(self._fd, _READ)
+            self._loop.selector.change(self._fd, READ)
+        end_waits = self._eof_written  # what `resume_writing` ends, `write_eof` has sent
         self._protocol.resume_writing()
         if self.get_write_buffer_size():
             return  # the protocol had more to say
         if self._closing:
             self._lose(None)
-        elif self._eof_written:
+        elif end_waits:
             try:
                 self._socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -183,3 +196,4 @@ class SocketTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._socket.close()
+            del self._protocol  # it may know this: a cycle would stay until the collector runs
