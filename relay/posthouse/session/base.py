@@ -89,12 +89,7 @@ class Session:
 
     def received(self, data: Data, now: float) -> None:
         """The client sent a WebSocket message. ``data`` may be a view of a buffer that is used again."""
-        if self._phase is _OPEN:
-            self._frame(data, now)
-        elif self._phase is _OPENING:
-            self._first_frame(data, now)
-        elif self._phase is _WAITING:
-            self._hold(data)
+        raise NotImplementedError
 
     def flush(self, effects: list[Effect], now: float) -> list[bytes]:
         """Payloads for the socket: the session's own answers, then the broker's effects."""
@@ -143,8 +138,12 @@ class Session:
     def _first_frame(self, data: Data, now: float) -> None:
         raise NotImplementedError
 
-    def _frame(self, data: Data, now: float) -> None:
-        raise NotImplementedError
+    def _not_open(self, data: Data, now: float) -> None:
+        """What ``received`` does with a message as long as, or after, the session is not open."""
+        if self._phase is _OPENING:
+            self._first_frame(data, now)
+        elif self._phase is _WAITING:
+            self._hold(data)
 
     def _silent(self) -> None:
         """The client has not said who it is in time."""

@@ -86,7 +86,11 @@ class LegacySession(Session):
 
     # --- requests
 
-    def _frame(self, data: Data, now: float) -> None:
+    def received(self, data: Data, now: float) -> None:
+        """The client sent a WebSocket message. ``data`` may be a view of a buffer that is used again."""
+        if self._phase is not _OPEN:
+            self._not_open(data, now)
+            return
         frame = parse_later(data)
         if isinstance(frame, LegacyPublish):
             self._publish(frame, now)

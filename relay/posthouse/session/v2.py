@@ -176,7 +176,11 @@ class V2Session(Session):
 
     # --- requests
 
-    def _frame(self, data: Data, now: float) -> None:
+    def received(self, data: Data, now: float) -> None:
+        """The client sent a WebSocket message. ``data`` may be a view of a buffer that is used again."""
+        if self._phase is not _OPEN:
+            self._not_open(data, now)
+            return
         try:
             items = self._codec.decode(data)
         except FrameError as error:

@@ -55,14 +55,24 @@ class FrameError(ValueError):
         self.reason = reason
 
 
-def data_header(length: int, binary: bool) -> bytes:
-    """Header of a whole, unmasked message of `length` payload bytes."""
-    first = FINAL | (BINARY if binary else TEXT)
+def _header(first: int, length: int) -> bytes:
     if length < 126:
         return _short_header(first, length)
     if length < 65536:
         return _medium_header(first, 126, length)
     return _long_header(first, 127, length)
+
+
+_COMMON_LENGTHS: Final = 2048
+_BINARY_HEADERS: Final = tuple(_header(FINAL | BINARY, length) for length in range(_COMMON_LENGTHS))
+_TEXT_HEADERS: Final = tuple(_header(FINAL | TEXT, length) for length in range(_COMMON_LENGTHS))
+
+
+def data_header(length: int, binary: bool) -> bytes:
+    """Header of a whole, unmasked message of `length` payload bytes."""
+    if length < _COMMON_LENGTHS:
+        return (_BINARY_HEADERS if binary else _TEXT_HEADERS)[length]
+    return _header(FINAL | (BINARY if binary else TEXT), length)
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:

@@ -116,8 +116,13 @@ class Outgoing(asyncio.BufferedProtocol):
         """
         if self._state is _OPEN:
             if self._out is None and len(payloads) == 1:
+                # `_write`, written out: this is the way of nearly all messages.
                 payload = payloads[0]
-                self._write(data_header(len(payload), binary) + payload)
+                data = data_header(len(payload), binary) + payload
+                self._offered += len(data)
+                self._transport.write(data)  # type: ignore[union-attr] # an open connection has one
+                if self._stall is not None:
+                    self._tell_pressure()
             else:
                 out = self._take_queue()
                 for payload in payloads:
