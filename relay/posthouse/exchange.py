@@ -71,9 +71,48 @@ class Attend(Struct, tag="attend", gc=False):
     live: bool
     newest: int | None = None
     """Begin with at most this many of the newest stored messages of each bucket (legacy); None: all."""
+    due: list[int] | None = None
+    """A list: an earlier broker has answered it, and these requests still wait for their ``caught_up``."""
+    after: int = 0
+    """Begin behind this ``seq``."""
 
 
-Command = Publish | Ack | Nack | Attend | Unsubscribe | StatusRequest | Credit | Open | Close
+class Held(Struct, gc=False, frozen=True, array_like=True):
+    """A message that an earlier broker has sent to a client."""
+
+    id: str
+    seq: int
+    bucket: BucketKey | None
+    """The bucket by which it came; None: it came to its owner."""
+    reader: str | None
+    """The name under which that bucket is read."""
+    deliveries: int
+
+
+class Wanted(Struct, gc=False, frozen=True, array_like=True):
+    """A stored message for which a client wants receipts."""
+
+    id: str
+    seq: int
+    recipient: str | None
+    kinds: list[str]
+
+
+class Resume(Struct, tag="resume", gc=False):
+    """A session that was open at another broker goes on at this one. Always its first command here."""
+
+    opened: Open
+    """``credit``: what the earlier broker had left of it."""
+    held: list[Held]
+    """What its client has and has not acknowledged: it is not sent again."""
+    acked: list[Held]
+    """What its client has acknowledged, and no broker has confirmed for good."""
+    wanted: list[Wanted]
+    catchups: dict[int, int]
+    """Requests that wait for their ``caught_up``, and how many subscriptions each waits for."""
+
+
+Command = Publish | Ack | Nack | Attend | Unsubscribe | StatusRequest | Credit | Open | Resume | Close
 
 
 class Outcomes(Struct, tag="outcomes", gc=False):

@@ -172,12 +172,28 @@ class Model:
         self.step += 1
         self.clients.clear()
         self.results = 0
+        self._forget_uncommitted()
+
+    def _forget_uncommitted(self) -> None:
         held = self.stored_texts()
         for text in [text for text in self.acked if text in held]:
             del self.acked[text]
         self.marked.clear()
         for text in self.published:
             self.void[text] = self.step
+
+    def handed_over(self) -> None:
+        """Another broker goes on with all sessions. Marks of what is not stored are not handed over."""
+        self.results = 0
+        held = self.stored_texts()
+        for key in [key for key in self.marked if key[2] not in held]:
+            del self.marked[key]
+
+    def fenced(self) -> None:
+        """The same, but acks and marks that were not committed are lost."""
+        self.handed_over()
+        self.step += 1
+        self._forget_uncommitted()
 
     # --- what they hear
 

@@ -91,6 +91,21 @@ class Rig:
         self.heard: dict[int, list[Effect]] = {}
         self.commit()
 
+    def finish_all(self) -> None:
+        """The writing thread does what it has to."""
+        while self.batch is not None or self.begin():
+            self.finish()
+
+    def hand_over(self) -> None:
+        """Another broker takes over all sessions, of which everything has been heard. Reads under way are lost."""
+        self.listen()
+        heard, sessions = self.heard, self.broker.export(self.port)
+        self.promote()
+        self.heard = heard
+        failed = self.broker.handle(self.port, sessions, self.now, self.wall_ms)
+        for _, error in failed:
+            raise error
+
     # --- sessions
 
     def handle(self, number: int, *commands: Command) -> None:

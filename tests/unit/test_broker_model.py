@@ -203,6 +203,21 @@ class BrokerMachine(RuleBasedStateMachine):
             self.rig.promote()
             self.model.broker_dropped()
 
+    @rule(really=st.integers(0, 3), fenced=st.booleans())
+    def hand_over(self, really: int, fenced: bool) -> None:
+        if really != 3:
+            return
+        if not fenced:
+            self.rig.finish_all()
+        self.said()
+        lost = fenced or bool(self.rig.broker.ledger.deletes)  # a store that takes nothing rests for a while
+        self.rig.hand_over()
+        if lost:
+            self.model.fenced()
+        else:
+            self.model.handed_over()
+        self.said()
+
     # --- the end
 
     def teardown(self) -> None:

@@ -20,6 +20,7 @@ from posthouse.broker.recent import Recent
 from posthouse.broker.records import BACKLOG, COMMITTING, DONE, PENDING, STORED, Bucket, Entry, Loan, Session
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
+from posthouse.exchange import Held
 from posthouse.identity import BucketKey
 from posthouse.store.interface import Gone, Mark
 from posthouse.wire.messages import Nack
@@ -60,6 +61,11 @@ class Acks:
         out, lent = session.out, session.lent
         if session.put_off:
             self._settled(session, ids)
+        if session.before:
+            for message in ids:
+                held = session.before.pop(message, None)
+                if held is not None:
+                    self.acked_before(session, held)
         elide, remember = self._results.elide, self._recent.add
         elided = 0
         for message in ids:
@@ -81,6 +87,28 @@ class Acks:
             if subscription.mode is BACKLOG:
                 self._backlog.pump_session(session)
                 break
+
+    def acked_before(self, session: Session, held: Held) -> None:
+        """An ack of a message that an earlier broker sent, and that this one has not come across."""
+        if held.bucket is not None:
+            if held.reader is not None:
+                self._mark_for(held.seq, held.bucket, held.reader)
+            return
+        name = session.address
+        assert name is not None
+        self._recent.add(name, held.id)
+        self._counters.acked_late += 1
+        box = self._directory.addresses.get(name)
+        pending = box.pending.get(held.id) if box is not None else None
+        if pending is not None:  # its sender has published it again
+            if pending.state is COMMITTING:
+                self._delete(pending)
+            self._results.leave(pending)
+            self._results.delivered(pending)
+            self._counters.delivered_late += 1
+        self._ledger.delete_unseen(held.seq)
+        self._delivery.attempts.forget(name, held.seq)
+        self._results.was_delivered(held.seq)
 
     def _acked(self, entry: Entry) -> None:
         """An ack of a message that is, or is about to be, in the store."""
@@ -136,6 +164,8 @@ class Acks:
         """The session will not process these messages, or not now."""
         if session.put_off and nack.code != "busy":
             self._settled(session, nack.ids)
+        if session.before:
+            self._nack_before(session, nack)
         for message in nack.ids:
             if message not in session.out and message not in session.lent:
                 continue
@@ -153,6 +183,23 @@ class Acks:
                 case _:
                     assert_never(nack.code)
         self._backlog.pump_session(session)
+
+    def _nack_before(self, session: Session, nack: Nack) -> None:
+        """A nack of messages that an earlier broker sent, and that this one has not come across."""
+        assert session.before is not None
+        for message in nack.ids:
+            held = session.before.pop(message, None)
+            if held is None:
+                continue
+            self._counters.nacked[nack.code] += 1
+            if nack.code == "busy":
+                self._backlog.read_again(session, held.seq)  # without the delay: it is not known here
+            elif held.bucket is not None:
+                if held.reader is not None:
+                    self._mark_for(held.seq, held.bucket, held.reader)
+            elif nack.code == "undecryptable":
+                self._ledger.delete_unseen(held.seq)
+                self._results.expired_unseen(held.seq)
 
     def _put_off(self, session: Session, message: str, retry_after_ms: int | None) -> None:
         if session.put_off is None:

@@ -64,6 +64,7 @@ class Attending:
         self._results = results
         self._reads = reads
         self._epoch = epoch
+        self._late: list[tuple[Session, Attend]] = []
 
     # --- sessions
 
@@ -95,6 +96,7 @@ class Attending:
         session.queue = None
         session.out.clear()
         session.lent.clear()
+        session.before = None
         if session.sender is not None:
             self._results.forget(session.sender)
 
@@ -106,6 +108,10 @@ class Attending:
         for loan in session.lent.values():
             if loan.reader is not None:
                 note(loan.reader, loan.seq, loan.deliveries)
+        for held in (session.before or {}).values():
+            name = session.address if held.bucket is None else held.reader
+            if name is not None:
+                note(name, held.seq, held.deliveries)
 
     # --- requests
 
@@ -121,6 +127,7 @@ class Attending:
             _refuse(session, request.ref, Code.RATE_LIMITED, TOO_MANY_REQUESTS)
 
     def _take(self, session: Session, request: Request) -> None:
+        session.request = request
         match request:
             case Attend():
                 session.opening = True
@@ -144,9 +151,19 @@ class Attending:
             case _:
                 assert_never(request)
 
+    def tick(self) -> None:
+        """Try again what the store did not answer, of sessions that go on from an earlier broker."""
+        late, self._late = self._late, []
+        for session, request in late:
+            if session.closed:
+                self.done(session)
+            else:
+                self._take(session, request)
+
     def done(self, session: Session) -> None:
         """The open request has been answered: go on with the next."""
         session.opening = False
+        session.request = None
         if session.draining:
             return  # one that was answered at once: the loop below goes on
         session.draining = True
@@ -211,9 +228,14 @@ class Attending:
 
     def _attended(self, session: Session, request: Attend, found: Found | None) -> None:
         if not session.closed:
+            if found is None and request.due is not None:
+                self._late.append(
+                    (session, request)
+                )  # its client was told that it is subscribed: try until it is
+                return
             if found is None:
                 _refuse(session, request.ref, Code.STORE_UNAVAILABLE, STORE_SILENT)
-            elif _too_many(session, found):
+            elif request.due is None and _too_many(session, found):
                 _refuse(session, request.ref, Code.RATE_LIMITED, TOO_MANY_REQUESTS)
             else:
                 self._start(session, request, found)
@@ -226,12 +248,16 @@ class Attending:
             subscription = self._subscription(session, bucket, request.reader, request.live)
             if request.newest is not None and held.newest_from:
                 subscription.position = max(subscription.position, held.newest_from - 1)
+            subscription.position = max(subscription.position, request.after)
             begun.append(subscription)
-        session.emit(Subscribed(request.ref, found.pending))
-        catchup = Catchup(request.ref, self._delivery.last_seq, len(begun))
+        if request.due is None:
+            session.emit(Subscribed(request.ref, found.pending))
+            catchups = [Catchup(request.ref, self._delivery.last_seq, len(begun))]
+        else:
+            catchups = [(session.catchups or {})[ref] for ref in request.due]
         for subscription in begun:
-            subscription.target = catchup.target
-            subscription.catchups = [*(subscription.catchups or ()), catchup]
+            subscription.target = self._delivery.last_seq
+            subscription.catchups = [*(subscription.catchups or ()), *catchups]
         if len(begun) > 1:
             self._backlog.join(begun)
         for subscription in begun:

@@ -85,6 +85,7 @@ class Backlog:
         if subscription.merge is not None:
             self._pump_merge(subscription.merge, patient)
             return
+        _rewind(subscription)
         place = subscription.place
         upto = min(place.committed, subscription.limit)
         if upto <= subscription.position:
@@ -228,6 +229,8 @@ class Backlog:
         if merge.reading:
             return
         members = [member for member in merge.members if member.mode is BACKLOG]
+        for member in members:
+            _rewind(member)
         behind = [m for m in members if m.position < min(merge.upto, m.place.committed, m.limit)]
         if not behind:
             for member in members:
@@ -287,6 +290,14 @@ class Backlog:
 
     # --- once more
 
+    def read_again(self, session: Session, seq: int) -> None:
+        """Go back in every backlog of a session, so that this message comes once more."""
+        for subscription in session.subscriptions.values():
+            if subscription.mode is not ENDED:
+                before = subscription.rewind
+                subscription.rewind = seq - 1 if before is None else min(before, seq - 1)
+                subscription.mode = BACKLOG
+
     def send_again(self, session: Session, message: str) -> None:
         """Offer a message again that the session put off and still holds. What is stored is read again."""
         entry = session.out.get(message)
@@ -345,6 +356,12 @@ class Backlog:
             if not catchup.waiting:
                 subscription.session.emit(CaughtUp(catchup.ref))
         subscription.catchups = left or None
+
+
+def _rewind(subscription: Subscription) -> None:
+    if subscription.rewind is not None:
+        subscription.position = min(subscription.position, subscription.rewind)
+        subscription.rewind = None
 
 
 def _with_early(

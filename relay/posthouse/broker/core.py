@@ -19,13 +19,14 @@ from posthouse.broker.purging import Purging
 from posthouse.broker.recent import Recent
 from posthouse.broker.records import Entry, Port, Session
 from posthouse.broker.results import Results
+from posthouse.broker.resuming import Resuming
 from posthouse.broker.settings import BrokerSettings
-from posthouse.exchange import Attend, Close, Command, Credit, Effect, Open
+from posthouse.exchange import Attend, Close, Command, Credit, Effect, Open, Resume
 from posthouse.store.interface import Batch, Committed, Gone, Recovered, StoreUnavailable
 from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscribe
 
 HOUSEKEEPING_S = 1.0
-Seldom = Open | Close | Credit | Attend | Unsubscribe | StatusRequest | Nack
+Seldom = Open | Resume | Close | Credit | Attend | Unsubscribe | StatusRequest | Nack
 
 
 class Broker:
@@ -96,6 +97,7 @@ class Broker:
             self.reads,
             self.epoch,
         )
+        self._resuming = Resuming(self._attending, self._acks, self._results, self._publishing)
         self._purging = Purging(self.directory, self.ledger)
         self._next_tick = now + settings.tick_s
         self._next_housekeeping = now + HOUSEKEEPING_S
@@ -125,6 +127,8 @@ class Broker:
                         if isinstance(command, Open):
                             self._attending.open(port, number, command)
                             session = sessions[number]
+                        elif isinstance(command, Resume):
+                            session = self._resuming.resume(port, number, command)
                     elif isinstance(command, Publish):
                         published += 1
                         publish(session, command)
@@ -150,7 +154,7 @@ class Broker:
                 self._attending.request(session, command)
             case Close():
                 self._close(session)
-            case Open():
+            case Open() | Resume():
                 pass  # it is open already
             case _:
                 assert_never(command)
@@ -161,6 +165,10 @@ class Broker:
         dirty, port.dirty = port.dirty, []
         port.awake = False
         return [(session.number, session.take()) for session in dirty if not session.closed]
+
+    def export(self, port: Port) -> list[tuple[int, list[Command]]]:
+        """All sessions of a port, for the next broker: see ``Resuming.export``. This one is dropped then."""
+        return self._resuming.export(port, self.clock.now_ms)
 
     def close_port(self, port: Port) -> None:
         """A port is gone with all its sessions."""
@@ -253,6 +261,7 @@ class Broker:
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + HOUSEKEEPING_S
             self._recent.expire(now)
+            self._attending.tick()
             self.directory.trim()
         self.directory.ask()
 

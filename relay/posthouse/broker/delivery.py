@@ -55,7 +55,9 @@ class Delivery:
                 continue
             session = subscription.session
             out = session.out
-            if entry.id in out and out[entry.id].state is not DONE:
+            if session.before:
+                got = self._offer_resumed(subscription, entry) or got
+            elif entry.id in out and out[entry.id].state is not DONE:
                 got = True  # a repeat of a stored message that this reader has not acknowledged yet
             elif session.credit > 0 and len(out) + len(session.lent) < session.window:
                 self._send(session, entry, entry.ciphertext)
@@ -66,6 +68,13 @@ class Delivery:
             for bucket in self._directory.watchers(box):
                 self._offer_bucket(bucket, entry)
         return got
+
+    def _offer_resumed(self, subscription: Subscription, entry: Entry) -> bool:
+        """Send it to an owner who may have it from an earlier broker; whether he has it now."""
+        if self.give(subscription, entry):
+            return True
+        _fall_back(subscription, entry.seq - 1)
+        return False
 
     def _send(self, session: Session, entry: Entry, ciphertext: bytes) -> None:
         session.out[entry.id] = entry
@@ -90,6 +99,8 @@ class Delivery:
             if subscription.mode is not LIVE or self._comes_otherwise(subscription, entry):
                 continue
             session = subscription.session
+            if self._has_before(subscription, entry):
+                continue
             if session.room > 0:
                 self._lend(subscription, entry, entry.box.no, entry.box.shelf, 1)
             else:
@@ -103,6 +114,18 @@ class Delivery:
         shelf: int,
         deliveries: int,
     ) -> None:
+        self._send_loan(
+            subscription.session, self._note_loan(subscription, message, mailbox, shelf, deliveries), message
+        )
+
+    def _note_loan(
+        self,
+        subscription: Subscription,
+        message: Entry | StoredMessage,
+        mailbox: MailboxNo,
+        shelf: int,
+        deliveries: int,
+    ) -> Loan:
         session, bucket = subscription.session, subscription.place
         assert isinstance(bucket, Bucket)
         lent = session.lent
@@ -111,7 +134,7 @@ class Delivery:
         lent[message.id] = loan
         if session.unlimited and len(lent) > self._settings.remembered_ids:
             del lent[next(iter(lent))]
-        self._send_loan(session, loan, message)
+        return loan
 
     def _send_loan(self, session: Session, loan: Loan, message: Entry | StoredMessage) -> None:
         session.credit -= len(message.ciphertext)
@@ -176,8 +199,11 @@ class Delivery:
             return True
         place, session = subscription.place, subscription.session
         if isinstance(place, Bucket):
-            marked = self.is_marked(message.seq, place.key, subscription.reader)
-            return marked or self._comes_otherwise(subscription, message)
+            return (
+                self.is_marked(message.seq, place.key, subscription.reader)
+                or self._comes_otherwise(subscription, message)
+                or self._has_before(subscription, message)
+            )
         held = session.out.get(message.id)
         if held is not None and held.state is not DONE:
             if held.seq != message.seq and isinstance(message, StoredMessage):
@@ -188,7 +214,21 @@ class Delivery:
             # It came by bucket before. From now on the session holds it as its owner.
             session.out[message.id] = self._owned(place, message)
             return True
-        return False
+        return self._has_before(subscription, message)
+
+    def _has_before(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
+        """Whether the session was sent it by an earlier broker: from now on it holds it as if by this one."""
+        session, place = subscription.session, subscription.place
+        held = session.before.pop(message.id, None) if session.before else None
+        if held is None:
+            return False
+        if isinstance(place, Mailbox):
+            entry = session.out[message.id] = self._owned(place, message)
+            entry.deliveries = max(entry.deliveries, held.deliveries)
+        else:
+            no, shelf = _home_of(message)
+            self._note_loan(subscription, message, no, shelf, held.deliveries)
+        return True
 
     def _comes_otherwise(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
         """Whether the session gets, or has, a message of a bucket by address or by another bucket."""
@@ -226,7 +266,11 @@ class Delivery:
         self._send_loan(session, loan, message)
 
     def renumber(self, entry: Entry) -> None:
-        """A pending message has another number now: marks of those who hold it by bucket have to name that."""
+        """A pending message is to be stored after all and has another number now.
+
+        Marks of those who hold it by bucket have to name that; who began to read a bucket live while it was not to
+        be stored has not been sent it.
+        """
         for bucket in self._directory.watchers(entry.box):
             for subscription in bucket.readers:
                 loan = subscription.session.lent.get(entry.id)
@@ -234,6 +278,7 @@ class Delivery:
                     if loan.mailbox == entry.box.no:
                         loan.seq = entry.seq
                     loan = loan.more
+            self._offer_bucket(bucket, entry)
 
     def is_gone(self, gone: Gone) -> None:
         """A message has left the store without an ack: who holds it holds nothing any more."""

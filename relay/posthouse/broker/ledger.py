@@ -25,6 +25,7 @@ from posthouse.broker.records import COMMITTING, DONE, PENDING, STORED, Entry, M
 from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.store.interface import Batch, Committed, Gone, MailboxNo, Mark, Tally
+from posthouse.wire.messages import Publish
 
 BY_SEQ = attrgetter("seq")
 RETRY_S = 1.0
@@ -39,6 +40,7 @@ class Confirmation(Struct, gc=False):
     id: str
     state: str
     size: int
+    publish: Publish
 
 
 class Ledger:
@@ -128,6 +130,12 @@ class Ledger:
         part.count += 1
         part.bytes += entry.size
 
+    def delete_unseen(self, seq: int) -> None:
+        """An owner has ended a message of which only the number is known here; it may not be in the store at all."""
+        if seq not in self._departures.seqs:
+            self._departures.seqs.add(seq)
+            self.deletes.append(seq)
+
     def mark(self, mark: Mark) -> bool:
         """A bucket reader is done with a message; False if that is known."""
         if mark in self._departures.marks:
@@ -135,6 +143,10 @@ class Ledger:
         self._departures.marks.add(mark)
         self.marks.append(mark)
         return True
+
+    def unconfirmed(self) -> list[Confirmation]:
+        """The duplicates that wait for a checked commit."""
+        return self._confirming + self.confirmations
 
     def uncommitted(self) -> Iterator[Entry]:
         """Every message that is to be committed and is not yet."""

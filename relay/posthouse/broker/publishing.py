@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 
 from posthouse.broker.counters import Counters
 from posthouse.broker.delivery import Delivery
@@ -81,6 +83,8 @@ class Publishing:
         """Messages that are not storable, in the order in which their time ends."""
         self._again: list[tuple[Sender, Publish]] = []
         """Repeats that ask for more than the message that is just being written."""
+        self._asking: dict[int, tuple[Sender, Publish]] = {}
+        """Publishes for which the store has been asked something, by the identity of the command."""
 
     def publish(self, session: Session, publish: Publish) -> None:
         """Take one publish: it gets exactly one result, now or later."""
@@ -103,11 +107,13 @@ class Publishing:
         if box is not None:
             self._into(box, sender, publish, size)
         else:
+            self._asking[id(publish)] = sender, publish
             self._directory.load(
                 name, publish.recipient is None, lambda found: self._found(found, sender, publish, size)
             )
 
     def _found(self, found: Mailbox | StoreUnavailable, sender: Sender, publish: Publish, size: int) -> None:
+        del self._asking[id(publish)]
         if isinstance(found, Mailbox):
             self._into(found, sender, publish, size)
         else:
@@ -123,7 +129,9 @@ class Publishing:
             self._repeat(pending[message], sender, publish, size)
             return
         if message in self._known and self._recent.has(box.name, message):
-            self._ledger.confirmations.append(Confirmation(sender, publish.ref, message, "delivered", size))
+            self._ledger.confirmations.append(
+                Confirmation(sender, publish.ref, message, "delivered", size, publish)
+            )
             return
         ledger, stored, seq = self._ledger, box.stored, self.seq
         guest, receipts = sender.guest, publish.receipts
@@ -247,6 +255,36 @@ class Publishing:
                 sender.inflight_bytes -= len(publish.ciphertext) + PUBLISH_OVERHEAD_BYTES
                 self.publish(sender.session, publish)
 
+    def unanswered(self, now_ms: int) -> Iterator[tuple[Sender, Publish]]:
+        """Every publish that has no result, as it would have to be made again now."""
+        live = (entry for _, entry in self._deadlines if not entry.storable)
+        given: set[int] = set()
+        for entry in chain(self._ledger.uncommitted(), live):
+            if entry.seq in given or entry.box.pending.get(entry.id) is not entry:
+                continue
+            given.add(entry.seq)
+            if entry.sender is not None:
+                yield entry.sender, self._again_as(entry, entry.ref, entry.receipts, now_ms)
+            for repeat in entry.repeats or ():
+                yield repeat.sender, self._again_as(entry, repeat.ref, repeat.receipts, now_ms)
+        for confirmation in self._ledger.unconfirmed():
+            yield confirmation.sender, confirmation.publish
+        yield from self._again
+        yield from self._asking.values()
+
+    def _again_as(self, entry: Entry, ref: int, receipts: list[str] | None, now_ms: int) -> Publish:
+        box = entry.box
+        return Publish(
+            ref,
+            entry.ciphertext,
+            box.name if box.of_address else None,
+            None if box.of_address else box.name,
+            mode="live" if self._durable and not entry.storable else "store",
+            ttl_s=max(1, -(-(entry.expires_at - now_ms) // 1000)),
+            receipts=receipts,  # type: ignore[arg-type]
+            id=entry.id,
+        )
+
     # --- refusals
 
     def _refusal(
@@ -290,7 +328,10 @@ class Publishing:
             return
         no, message, now_ms = box.no, publish.id, self.now_ms
 
+        self._asking[id(publish)] = sender, publish
+
         def found(mailbox: Mailbox | StoreUnavailable) -> None:
+            del self._asking[id(publish)]
             if isinstance(mailbox, Mailbox) and self.seq < self._ledger.reserved:
                 self._into(mailbox, sender, publish, size, stored_before=True)
             else:
@@ -301,6 +342,7 @@ class Publishing:
             if held is True:  # the mailbox may have been forgotten meanwhile
                 self._directory.load(box.name, not box.of_address, found)
             else:
+                del self._asking[id(publish)]
                 sender.inflight_bytes -= size + PUBLISH_OVERHEAD_BYTES
                 self._reject(sender, publish, *refusal)
 

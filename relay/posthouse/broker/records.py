@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from posthouse.exchange import UNLIMITED_WINDOW, Attend, Effect, Open, Outcomes
+from posthouse.exchange import UNLIMITED_WINDOW, Attend, Effect, Held, Open, Outcomes
 from posthouse.identity import Address, BucketKey
 from posthouse.store.interface import SHELVES_OF_ADDRESSES, Append, MailboxNo, Tally
 from posthouse.store.interface import Mailbox as StoredMailbox
@@ -205,6 +205,7 @@ class Subscription:
         "position",
         "reader",
         "reading",
+        "rewind",
         "session",
         "target",
     )
@@ -221,6 +222,8 @@ class Subscription:
         """In mode BACKLOG: everything up to this ``seq`` has been sent or needs no sending."""
         self.reading = False
         """A page was asked for and has not been answered."""
+        self.rewind: int | None = None
+        """Where to go back to, so that a message comes once more."""
         self.target = 0
         """Where the backlog that it asked for ends."""
         self.merge: Merge | None = None
@@ -277,6 +280,8 @@ class Session:
 
     __slots__ = (
         "address",
+        "before",
+        "catchups",
         "closed",
         "credit",
         "dirty",
@@ -291,6 +296,7 @@ class Session:
         "port",
         "put_off",
         "queue",
+        "request",
         "sender",
         "subscriptions",
         "superseded",
@@ -311,6 +317,10 @@ class Session:
         """Messages of its own mailbox that it has not acknowledged, by id."""
         self.lent: dict[str, Loan] = {}
         """Messages of buckets that it has not acknowledged, by id."""
+        self.before: dict[str, Held] | None = None
+        """What it was sent by an earlier broker and this one has not come across yet, by id."""
+        self.catchups: dict[int, Catchup] | None = None
+        """Requests answered by an earlier broker that still wait for their ``caught_up``, by ref."""
         self.own: Subscription | None = None
         """Its subscription as the owner of its mailbox."""
         self.subscriptions: dict[str, Subscription] = {}
@@ -320,7 +330,8 @@ class Session:
         self.superseded = False
         self.sender: Sender | None = None
         self.opening = False
-        """A request is waiting for the store; the next ones wait in ``queue``."""
+        """``request`` is waiting for the store; the next ones wait in ``queue``."""
+        self.request: Attend | Unsubscribe | StatusRequest | None = None
         self.draining = False
         """Its queue is being worked off."""
         self.queue: list[Attend | Unsubscribe | StatusRequest] | None = None
@@ -348,7 +359,7 @@ class Session:
         """Messages that may be sent to it now."""
         if self.credit <= 0:
             return 0
-        return self.window - len(self.out) - len(self.lent)
+        return self.window - len(self.out) - len(self.lent) - len(self.before or ())
 
     @property
     def awaits_result(self) -> bool:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from posthouse.broker.counters import Counters
 from posthouse.broker.records import DONE, PUBLISH_OVERHEAD_BYTES, Entry, Sender
+from posthouse.exchange import Wanted
 from posthouse.store.interface import Gone
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Receipt, Result
@@ -187,6 +188,26 @@ class Results:
         recipient = entry.box.name if entry.box.of_address else None
         wants.append(Want(sender, entry.id, recipient, kinds))
         sender.receipts.add(entry.seq)
+
+    def wanted(self, sender: Sender) -> list[Wanted]:
+        """The receipts that a sender still waits for."""
+        return [
+            Wanted(want.id, seq, want.recipient, want.kinds)
+            for seq in sender.receipts
+            for want in self._wants.get(seq, ())
+            if want.sender is sender
+        ]
+
+    def want_again(self, sender: Sender, wanted: Wanted) -> None:
+        """A sender waits for receipts that an earlier broker owed it."""
+        want = Want(sender, wanted.id, wanted.recipient, wanted.kinds)
+        self._wants.setdefault(wanted.seq, []).append(want)
+        sender.receipts.add(wanted.seq)
+
+    def expired_unseen(self, seq: int) -> None:
+        """A stored message that an earlier broker sent was given up by its owner."""
+        if self._wants:
+            self._receipt(seq, "expired")
 
     def was_delivered(self, seq: int) -> None:
         """An owner has acknowledged a stored message."""
