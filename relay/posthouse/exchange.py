@@ -93,7 +93,8 @@ class Wanted(Struct, gc=False, frozen=True, array_like=True):
     """A stored message for which a client wants receipts."""
 
     id: str
-    seq: int
+    place: str
+    """Name of its mailbox: an address or a bucket."""
     recipient: str | None
     kinds: list[str]
 

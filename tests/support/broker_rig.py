@@ -366,6 +366,7 @@ _CACHES = (
     ".directory.numbered",
     "._recent",
     "._publishing._known",  # a part of it
+    "._ports",  # they stay attached without sessions
     "._delivery.attempts",
     ".counters",
 )

@@ -22,7 +22,7 @@ from posthouse.broker.results import Results
 from posthouse.broker.settings import BrokerSettings
 from posthouse.exchange import Held
 from posthouse.identity import BucketKey
-from posthouse.store.interface import Gone, Mark
+from posthouse.store.interface import Mark
 from posthouse.wire.messages import Nack
 
 UNDECRYPTABLE = "its owner could not decrypt it"
@@ -108,7 +108,7 @@ class Acks:
             self._counters.delivered_late += 1
         self._ledger.delete_unseen(held.seq)
         self._delivery.attempts.forget(name, held.seq)
-        self._results.was_delivered(held.seq)
+        self._results.was_delivered(name, held.id)
 
     def _acked(self, entry: Entry) -> None:
         """An ack of a message that is, or is about to be, in the store."""
@@ -128,7 +128,7 @@ class Acks:
             return
         entry.state = DONE
         self._delivery.settle(box, entry.id, entry.seq)
-        self._results.was_delivered(entry.seq)
+        self._results.was_delivered(box.name, entry.id)
         if pending is not None:
             if pending.state is COMMITTING:
                 self._delete(pending)
@@ -199,7 +199,7 @@ class Acks:
                     self._mark_for(held.seq, held.bucket, held.reader)
             elif nack.code == "undecryptable":
                 self._ledger.delete_unseen(held.seq)
-                self._results.expired_unseen(held.seq)
+                self._results.is_gone(session.address, held.id)
 
     def _put_off(self, session: Session, message: str, retry_after_ms: int | None) -> None:
         if session.put_off is None:
@@ -234,7 +234,7 @@ class Acks:
         if state is STORED:
             self._delete(entry)
             self._delivery.settle(entry.box, entry.id, entry.seq)
-            self._results.is_gone(Gone(entry.seq, entry.id, entry.box.no))
+            self._results.is_gone(entry.box.name, entry.id)
 
     # --- time
 

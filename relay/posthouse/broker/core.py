@@ -99,6 +99,9 @@ class Broker:
         )
         self._resuming = Resuming(self._attending, self._acks, self._results, self._publishing)
         self._purging = Purging(self.directory, self.ledger)
+        self._ports: list[Port] = []
+        self._confirming: list[tuple[Port, int]] = []
+        """How much each port had given when the batch under way was begun."""
         self._next_tick = now + settings.tick_s
         self._next_housekeeping = now + HOUSEKEEPING_S
         self._set_time(now, wall_ms)
@@ -115,6 +118,9 @@ class Broker:
         """
         if now != self._now:
             self._set_time(now, wall_ms)
+        if not port.handled:
+            self._ports.append(port)
+        port.handled += 1
         sessions = port.sessions
         publish, ack = self._publishing.publish, self._acks.ack
         published = 0
@@ -166,6 +172,12 @@ class Broker:
         port.awake = False
         return [(session.number, session.take()) for session in dirty if not session.closed]
 
+    def confirmed(self, port: Port) -> int:
+        """How many of the batches of this port have no ack any more that the loss of this broker would undo."""
+        if self.ledger.committing is None and not self.ledger.acks_wait:
+            port.confirmed = port.handled
+        return port.confirmed
+
     def export(self, port: Port) -> list[tuple[int, list[Command]]]:
         """All sessions of a port, for the next broker: see ``Resuming.export``. This one is dropped then."""
         return self._resuming.export(port, self.clock.now_ms)
@@ -174,6 +186,8 @@ class Broker:
         """A port is gone with all its sessions."""
         for session in list(port.sessions.values()):
             self._close(session)
+        if port.handled:
+            self._ports.remove(port)
 
     def _close(self, session: Session) -> None:
         self._attending.close(session)
@@ -188,7 +202,10 @@ class Broker:
 
     def next_batch(self) -> Batch | None:
         """The next batch to commit; None while one is under way or there is nothing to write."""
-        return self.ledger.next_batch(self._now, self.clock.now_ms, self._publishing.seq)
+        batch = self.ledger.next_batch(self._now, self.clock.now_ms, self._publishing.seq)
+        if batch is not None and not self.ledger.acks_wait:
+            self._confirming = [(port, port.handled) for port in self._ports]
+        return batch
 
     def committed(self, outcome: Committed | None, now: float, wall_ms: int) -> None:
         """What became of the batch: committed, or (None) certainly not written."""
@@ -206,6 +223,9 @@ class Broker:
             for reader in readers:
                 self._backlog.pump(reader)
             self._purging.committed(batch, outcome)
+            for port, handled in self._confirming:
+                port.confirmed = handled
+        self._confirming = []
         self._publishing.again()
         self._backlog.resume()
         self.directory.ask()
@@ -223,8 +243,10 @@ class Broker:
                 self._backlog.pump(reader)
 
     def _gone(self, gone: Gone) -> None:
-        self._results.is_gone(gone)
-        self._delivery.is_gone(gone)
+        box = self.directory.numbered.get(gone.mailbox)
+        self._results.is_gone(box.name if box is not None else None, gone.id)
+        if box is not None:
+            self._delivery.settle(box, gone.id, gone.seq)
 
     def answer(self, read: Read, answer: object, now: float, wall_ms: int) -> None:
         """The store's answer to a question, or the exception that it ended with."""

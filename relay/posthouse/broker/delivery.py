@@ -26,7 +26,7 @@ from posthouse.broker.records import (
 )
 from posthouse.broker.settings import BrokerSettings
 from posthouse.identity import BucketKey
-from posthouse.store.interface import Gone, MailboxNo, Mark, StoredMessage
+from posthouse.store.interface import MailboxNo, Mark, StoredMessage
 from posthouse.wire.messages import Message
 
 
@@ -280,14 +280,8 @@ class Delivery:
                     loan = loan.more
             self._offer_bucket(bucket, entry)
 
-    def is_gone(self, gone: Gone) -> None:
-        """A message has left the store without an ack: who holds it holds nothing any more."""
-        box = self._directory.numbered.get(gone.mailbox)
-        if box is not None:
-            self.settle(box, gone.id, gone.seq)
-
     def settle(self, box: Mailbox, message: str, seq: int) -> None:
-        """A stored message is done with for all sessions of its owner."""
+        """A stored message is done with for all sessions of its owner: who holds it holds nothing any more."""
         for session in self._directory.sessions.get(box.name, ()):
             held = session.out.get(message)
             if held is not None and held.seq == seq:

@@ -144,6 +144,11 @@ class Ledger:
         self.marks.append(mark)
         return True
 
+    @property
+    def acks_wait(self) -> bool:
+        """Whether an ack waits for the next batch."""
+        return bool(self.deletes or self.marks)
+
     def unconfirmed(self) -> list[Confirmation]:
         """The duplicates that wait for a checked commit."""
         return self._confirming + self.confirmations

@@ -258,8 +258,8 @@ class Sender:
         self.guest = session.guest
         self.inflight_bytes = 0
         """Of its publishes that have no result."""
-        self.receipts: set[int] = set()
-        """``seq`` of the stored messages for which it wants receipts."""
+        self.receipts: set[tuple[str, str]] = set()
+        """Ids and mailboxes of the stored messages for which it wants receipts."""
         self.delivered_refs: list[int] = []
         self.delivered_ids: list[str] = []
         self.stored_refs: list[int] = []
@@ -382,10 +382,14 @@ class Port:
     ``wake`` is called once when effects begin to wait; ``Broker.take_effects`` collects them and re-arms it.
     """
 
-    __slots__ = ("awake", "dirty", "sessions", "wake")
+    __slots__ = ("awake", "confirmed", "dirty", "handled", "sessions", "wake")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
         self.awake = False
+        self.handled = 0
+        """Batches of commands that the broker has taken from it."""
+        self.confirmed = 0
+        """So many of them have no ack any more that the loss of the broker would undo."""
         self.sessions: dict[int, Session] = {}
         self.dirty: list[Session] = []

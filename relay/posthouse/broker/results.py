@@ -13,7 +13,6 @@ from msgspec import Struct
 from posthouse.broker.counters import Counters
 from posthouse.broker.records import DONE, PUBLISH_OVERHEAD_BYTES, Entry, Sender
 from posthouse.exchange import Wanted
-from posthouse.store.interface import Gone
 from posthouse.wire.codes import Code
 from posthouse.wire.messages import Receipt, Result
 
@@ -24,7 +23,8 @@ class Want(Struct, gc=False):
     """Somebody wants receipts for a stored message."""
 
     sender: Sender
-    id: str
+    place: str
+    """Name of its mailbox."""
     recipient: str | None
     kinds: list[str]
 
@@ -35,7 +35,8 @@ class Results:
     def __init__(self, counters: Counters) -> None:
         self.now_ms = 0
         self._counters = counters
-        self._wants: dict[int, list[Want]] = {}
+        self._wants: dict[str, list[Want]] = {}
+        """By the id of the message."""
 
     # --- leaving a mailbox's pending
 
@@ -180,58 +181,62 @@ class Results:
     def _want(self, sender: Sender, entry: Entry, kinds: list[str]) -> None:
         if sender.session.closed:
             return
-        wants = self._wants.setdefault(entry.seq, [])
+        place = entry.box.name
+        wants = self._wants.setdefault(entry.id, [])
         for want in wants:
-            if want.sender is sender:
+            if want.sender is sender and want.place == place:
                 want.kinds = [*want.kinds, *(kind for kind in kinds if kind not in want.kinds)]
                 return
-        recipient = entry.box.name if entry.box.of_address else None
-        wants.append(Want(sender, entry.id, recipient, kinds))
-        sender.receipts.add(entry.seq)
+        wants.append(Want(sender, place, place if entry.box.of_address else None, kinds))
+        sender.receipts.add((entry.id, place))
 
     def wanted(self, sender: Sender) -> list[Wanted]:
         """The receipts that a sender still waits for."""
         return [
-            Wanted(want.id, seq, want.recipient, want.kinds)
-            for seq in sender.receipts
-            for want in self._wants.get(seq, ())
-            if want.sender is sender
+            Wanted(message, place, want.recipient, want.kinds)
+            for message, place in sender.receipts
+            for want in self._wants.get(message, ())
+            if want.sender is sender and want.place == place
         ]
 
     def want_again(self, sender: Sender, wanted: Wanted) -> None:
         """A sender waits for receipts that an earlier broker owed it."""
-        want = Want(sender, wanted.id, wanted.recipient, wanted.kinds)
-        self._wants.setdefault(wanted.seq, []).append(want)
-        sender.receipts.add(wanted.seq)
+        want = Want(sender, wanted.place, wanted.recipient, wanted.kinds)
+        self._wants.setdefault(wanted.id, []).append(want)
+        sender.receipts.add((wanted.id, wanted.place))
 
-    def expired_unseen(self, seq: int) -> None:
-        """A stored message that an earlier broker sent was given up by its owner."""
+    def was_delivered(self, place: str, message: str) -> None:
+        """The owner of a mailbox has acknowledged a stored message."""
         if self._wants:
-            self._receipt(seq, "expired")
+            self._receipt(place, message, "delivered")
 
-    def was_delivered(self, seq: int) -> None:
-        """An owner has acknowledged a stored message."""
+    def is_gone(self, place: str | None, message: str) -> None:
+        """A stored message has expired, was purged, or its owner could not decrypt it.
+
+        ``place`` None: from a mailbox that is not in memory.
+        """
         if self._wants:
-            self._receipt(seq, "delivered")
+            self._receipt(place, message, "expired")
 
-    def is_gone(self, gone: Gone) -> None:
-        """A stored message has expired, was purged, or its owner could not decrypt it."""
-        if self._wants:
-            self._receipt(gone.seq, "expired")
-
-    def _receipt(self, seq: int, status: str) -> None:
-        for want in self._wants.pop(seq, ()):
+    def _receipt(self, place: str | None, message: str, status: str) -> None:
+        left: list[Want] = []
+        for want in self._wants.pop(message, ()):
+            if place is not None and want.place != place:
+                left.append(want)
+                continue
             sender = want.sender
-            sender.receipts.discard(seq)
+            sender.receipts.discard((message, want.place))
             if status in want.kinds and not sender.session.closed:
-                sender.session.emit(Receipt(want.id, status, self.now_ms, want.recipient))  # type: ignore[arg-type]
+                sender.session.emit(Receipt(message, status, self.now_ms, want.recipient))  # type: ignore[arg-type]
+        if left:
+            self._wants[message] = left
 
     def forget(self, sender: Sender) -> None:
         """The session has ended: its receipts are nobody's."""
-        for seq in sender.receipts:
-            left = [want for want in self._wants.pop(seq, ()) if want.sender is not sender]
+        for message, _ in sender.receipts:
+            left = [want for want in self._wants.pop(message, ()) if want.sender is not sender]
             if left:
-                self._wants[seq] = left
+                self._wants[message] = left
         sender.receipts.clear()
 
 
