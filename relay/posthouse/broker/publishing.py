@@ -83,6 +83,8 @@ class Publishing:
         """Messages that are not storable, in the order in which their time ends."""
         self._again: list[tuple[Sender, Publish]] = []
         """Repeats that ask for more than the message that is just being written."""
+        self._given_up: list[Entry] = []
+        """Messages that nobody took, while the store is asked whether it holds them."""
         self._asking: dict[int, tuple[Sender, Publish]] = {}
         """Publishes for which the store has been asked something, by the identity of the command."""
 
@@ -205,7 +207,10 @@ class Publishing:
             self._results.undeliverable(entry, detail)
             return
 
+        self._given_up.append(entry)
+
         def answered(held: object) -> None:
+            self._given_up.remove(entry)
             if entry.state is not PENDING or entry.storable:
                 return  # an owner took it meanwhile, or a repeat asked to store it
             self._results.leave(entry)
@@ -259,7 +264,7 @@ class Publishing:
         """Every publish that has no result, as it would have to be made again now."""
         live = (entry for _, entry in self._deadlines if not entry.storable)
         given: set[int] = set()
-        for entry in chain(self._ledger.uncommitted(), live):
+        for entry in chain(self._ledger.uncommitted(), live, self._given_up):
             if entry.seq in given or entry.box.pending.get(entry.id) is not entry:
                 continue
             given.add(entry.seq)
