@@ -35,8 +35,8 @@ $(STAMP): requirements/dev.txt pyproject.toml $(wildcard operator/posthouse_oper
 .PHONY: requirements
 requirements: $(STAMP) ## pin and hash the requirement files again from pyproject.toml
 	@[ -x .cache/uv/bin/uv ] || { python3 -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv; }
-	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade -o requirements/runtime.txt
-	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres -o requirements/runtime.txt
+	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres --extra dev -c requirements/runtime.txt -o requirements/dev.txt
 
 .PHONY: demo
 demo: $(STAMP) ## show a real relay at work on this machine
@@ -45,6 +45,10 @@ demo: $(STAMP) ## show a real relay at work on this machine
 .PHONY: test
 test: $(STAMP) ## run the tests; what this machine cannot run is named at the end
 	@$(BIN)/python -m pytest -q
+
+.PHONY: simulate
+simulate: $(STAMP) ## simulate elections with faults: RUNS=20000 SEED=0
+	@$(BIN)/python tests/simulation/simulate.py --runs $(or $(RUNS),20000) --start $(or $(SEED),0)
 
 .PHONY: check
 check: $(STAMP) ## style, types, layers, and whether the generated documentation is up to date

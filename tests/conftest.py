@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,10 @@ pytest_plugins = ["relay_fixtures", "store_fixtures", "wire_fixtures"]
 
 for name in [name for name in os.environ if name.startswith("POSTHOUSE_") and name != "POSTHOUSE_REQUIRE"]:
     del os.environ[name]
+
+# Run in the background of a shell, the suite has SIGINT ignored, and so would have every process that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without this pytest-asyncio asks for a loop "to restore later", which makes one that nobody closes; a later collection
 # of garbage then fails whichever test it happens in.

@@ -87,6 +87,8 @@ class Held(Struct, gc=False, frozen=True, array_like=True):
     reader: str | None
     """The name under which that bucket is read."""
     deliveries: int
+    again: bool = False
+    """Its client has put it off: it is to be sent once more."""
 
 
 class Wanted(Struct, gc=False, frozen=True, array_like=True):

@@ -95,12 +95,14 @@ class Model:
         self.clients[number] = Client(owner, window)
 
     def publish(
-        self, number: int, ref: int, text: bytes, place: str, ttl_s: int, receipts: list[str]
+        self, number: int, ref: int, text: bytes, place: str, ttl_s: int, receipts: list[str], live: bool
     ) -> None:
         self.step += 1
         client = self.clients[number]
-        until = self.rig.broker.clock.now_ms + ttl_s * 1000
-        client.refs[ref] = text, until
+        now_ms = self.rig.broker.clock.now_ms
+        until = now_ms + ttl_s * 1000
+        # A live one asks nobody to keep it, though the relay may hold it from an earlier publish.
+        client.refs[ref] = text, now_ms if live else until
         if receipts:
             client.wants.setdefault(text, set()).update(receipts)
         self.place_of[text] = place
@@ -182,16 +184,22 @@ class Model:
         for text in self.published:
             self.void[text] = self.step
 
-    def handed_over(self) -> None:
+    def handed_over(self, clock_before_ms: int) -> None:
         """Another broker goes on with all sessions. Marks of what is not stored are not handed over."""
         self.results = 0
+        # Its clock begins with the last commit; a publish made again lives as long by that one.
+        shift = self.rig.broker.clock.now_ms - clock_before_ms
+        for client in self.clients.values():
+            for ref, (text, until) in client.refs.items():
+                client.refs[ref] = text, until + shift
+                self.earliest[text] = min(self.earliest[text], self.earliest[text] + shift)
         held = self.stored_texts()
         for key in [key for key in self.marked if key[2] not in held]:
             del self.marked[key]
 
-    def fenced(self) -> None:
+    def fenced(self, clock_before_ms: int) -> None:
         """The same, but acks and marks that were not committed are lost."""
-        self.handed_over()
+        self.handed_over(clock_before_ms)
         self.step += 1
         self._forget_uncommitted()
 

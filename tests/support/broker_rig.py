@@ -16,6 +16,7 @@ from posthouse.broker import Broker, BrokerSettings, Port
 from posthouse.broker.directory import Read
 from posthouse.exchange import Attend, Close, Command, Credit, Effect, Open, Outcomes
 from posthouse.identity import Address, BucketKey, buckets_of_prefix
+from posthouse.link.memory import Memory
 from posthouse.store.interface import Batch, Committed, Fence, StoreUnavailable
 from posthouse.store.memory import MemoryStore
 from posthouse.wire.messages import Ack, Message, Nack, Publish, Result, StatusRequest, Unsubscribe
@@ -83,6 +84,7 @@ class Rig:
         self.fence: Fence = recovered.fence
         self.broker = Broker(self.settings, recovered, self.store.durable, self.now, self.wall_ms)
         self.port = Port(lambda: None)
+        self.memory = Memory()
         self.asked: deque[tuple[Read, list[object]]] = deque()
         self.batch: Batch | None = None
         self.outcome: Committed | None = None
@@ -99,19 +101,27 @@ class Rig:
     def hand_over(self) -> None:
         """Another broker takes over all sessions, of which everything has been heard. Reads under way are lost."""
         self.listen()
-        heard, sessions = self.heard, self.broker.export(self.port)
+        self._go_on(self.broker.export(self.port))
+
+    def lose(self) -> None:
+        """The broker is lost, with effects that nobody has taken; a front that remembers its sessions goes on."""
+        self._go_on(self.memory.resume())
+
+    def _go_on(self, sessions: list[tuple[int, list[Command]]]) -> None:
+        heard = self.heard
         self.promote()
         self.heard = heard
-        failed = self.broker.handle(self.port, sessions, self.now, self.wall_ms)
-        for _, error in failed:
-            raise error
+        self._handle(sessions)
 
     # --- sessions
 
     def handle(self, number: int, *commands: Command) -> None:
         """Commands of one session; nothing else moves."""
-        failed = self.broker.handle(self.port, [(number, list(commands))], self.now, self.wall_ms)
-        for _, error in failed:
+        self._handle([(number, list(commands))])
+
+    def _handle(self, batch: list[tuple[int, list[Command]]]) -> None:
+        self.memory.given(batch)
+        for _, error in self.broker.handle(self.port, batch, self.now, self.wall_ms):
             raise error
 
     def send(self, number: int, *commands: Command) -> list[Effect]:
@@ -198,7 +208,9 @@ class Rig:
 
     def listen(self) -> None:
         """Take all effects; results as they come one by one."""
-        for number, effects in self.broker.take_effects(self.port):
+        taken = self.broker.take_effects(self.port)
+        self.memory.taken(taken, self.broker.confirmed(self.port))
+        for number, effects in taken:
             self.heard.setdefault(number, []).extend(one for effect in effects for one in _plain(effect))
 
     def hear(self, number: int) -> list[Effect]:

@@ -1,8 +1,8 @@
 """What this machine must have for a test, and what happens when it has not.
 
 A test that needs root, a tmpfs or a program says so with `need`. Where it is missing the test is skipped, and the
-end of the run has one line for each such reason. POSTHOUSE_REQUIRE (`root,tmpfs`) names what must be there: then the
-test fails instead, so that a machine which is meant to run everything cannot quietly run less.
+end of the run has one line for each such reason. POSTHOUSE_REQUIRE (`root,tmpfs,postgresql`) names what must be
+there: then the test fails instead, so that a machine which is meant to run everything cannot quietly run less.
 """
 
 import contextlib

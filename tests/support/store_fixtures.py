@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer, emptied, need_server, running_server
 from posthouse.store.interface import Store
 from posthouse.store.memory import MemoryStore
+from posthouse.store.opening import open_store
 from posthouse.store.sqlite import SqliteStore
 from store_samples import Promoted
 
@@ -27,9 +29,25 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that tests share and do not harm."""
+    need_server()
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def fresh_store(request: pytest.FixtureRequest, memory_path: Path) -> FreshStore:
-    """Makes empty stores of one engine."""
+    """Makes empty stores of one engine, one at a time."""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+
+        def made_empty() -> Store:
+            emptied(server, "conformance")
+            return open_store(server.url("conformance"))
+
+        return made_empty
     numbers = count()
     makers: dict[str, FreshStore] = {
         "memory": MemoryStore,

@@ -34,6 +34,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def said(self) -> None:
         self.model.expire()
         self.model.hear()
+        self.model.expire()  # a message may be stored when its time is over
 
     def pick(self, data: st.DataObject) -> int | None:
         numbers = sorted(self.model.clients)
@@ -111,7 +112,8 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         self.ref += 1
         text = b"%d/%d" % (PLACES.index(place), n)
-        self.model.publish(number, self.ref, text, place, ttl_s or DEFAULT_TTL_S, receipts)
+        ttl = ttl_s or DEFAULT_TTL_S
+        self.model.publish(number, self.ref, text, place, ttl, receipts, mode == "live")
         self.rig.handle(
             number, publish(place, text, self.ref, mode=mode, ttl_s=ttl_s, receipts=receipts or None)
         )
@@ -210,12 +212,13 @@ class BrokerMachine(RuleBasedStateMachine):
         if not fenced:
             self.rig.finish_all()
         self.said()
-        lost = fenced or bool(self.rig.broker.ledger.deletes)  # a store that takes nothing rests for a while
+        lost = fenced or self.rig.broker.ledger.acks_wait  # a store that takes nothing rests for a while
+        clock_ms = self.rig.broker.clock.now_ms
         self.rig.hand_over()
         if lost:
-            self.model.fenced()
+            self.model.fenced(clock_ms)
         else:
-            self.model.handed_over()
+            self.model.handed_over(clock_ms)
         self.said()
 
     # --- the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker_rig import ALICE, BOB, NAME, Rig, id_of, messages, publish, results, texts, wide
 from posthouse.exchange import Attend, Close, Effect, Held, Open, Resume, Superseded
-from posthouse.wire.messages import Ack, CaughtUp, Message, Receipt, Result, StatusRequest, Subscribed
+from posthouse.wire.messages import Ack, CaughtUp, Message, Nack, Receipt, Result, StatusRequest, Subscribed
 
 BUCKET = wide(0xA11C)
 
@@ -197,14 +197,18 @@ def test_what_was_put_off_comes_again() -> None:
     assert texts(rig.hear(1)) == [b"1"]
     rig.finish_all()
     rig.hand_over()
-    assert texts(rig.nack(1, "busy", b"2")) == [b"2"]
+    rig.handle(1, Nack([id_of(b"2")], "busy", 500))  # nothing has been read yet
+    rig.settle()
+    assert rig.hear(1) == []
+    rig.advance(0.6)
+    assert texts(rig.hear(1)) == [b"2"]
     rig.finish_all()
     rig.hand_over()
-    rig.look()
-    rig.answer()
-    rig.look()  # a page is being read
-    assert rig.port.sessions[1].own.reading  # type: ignore[union-attr]
-    assert texts(rig.nack(1, "busy", b"1")) == [b"1"]
+    rig.handle(1, Nack([id_of(b"1")], "busy", 0))
+    rig.now += 0.001
+    rig.tick()
+    rig.settle()
+    assert texts(rig.hear(1)) == [b"1"]
 
 
 def test_an_owner_who_cannot_decrypt_what_he_holds_from_before_ends_it() -> None:

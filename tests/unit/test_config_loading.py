@@ -286,3 +286,11 @@ def test_paths_follow_from_the_store_url() -> None:
 def test_a_configuration_cannot_be_changed_by_accident() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load().limits.max_window = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://relay@db1:5432,db2:5433/posthouse?sslmode=require", "postgres:///posthouse?host=/run/pg"],
+)
+def test_a_store_on_postgresql_is_taken_as_it_is(url: str) -> None:
+    assert load(None, {}, {"store.url": url}).store.url == url

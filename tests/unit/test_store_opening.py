@@ -88,12 +88,12 @@ def test_urls_name_stores() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://host/db", "sqlite://x", "sqlite:x.db", "sqlite:///", "", "memory"]
+    "url", ["mysql://me:secret@host/db", "sqlite://x", "sqlite:x.db", "sqlite:///", "", "memory"]
 )
 def test_other_urls_are_refused_with_those_that_there_are(url: str) -> None:
     assert sqlite_path(url) is None
     with pytest.raises(
-        StoreUnusable, match="memory:, sqlite:///relative/path and sqlite:////absolute/path"
+        StoreUnusable, match="memory:, sqlite:///relative/path, sqlite:////absolute/path and postgresql://"
     ) as caught:
         open_store(url)
     assert "\n" not in str(caught.value)
@@ -102,9 +102,9 @@ def test_other_urls_are_refused_with_those_that_there_are(url: str) -> None:
 
 def test_a_password_in_a_url_is_not_repeated() -> None:
     with pytest.raises(StoreUnusable) as caught:
-        open_store("postgresql://me:secret@host/db")
+        open_store("postgresql://me:secret@127.0.0.1:1/db").open_writer()
     assert "secret" not in str(caught.value)
-    assert "postgresql" in str(caught.value)
+    assert "postgresql://127.0.0.1:1/db" in str(caught.value)
 
 
 def test_a_store_is_one_under_all_its_names(tmp_path: Path) -> None:

@@ -188,13 +188,15 @@ class Acks:
         """A nack of messages that an earlier broker sent, and that this one has not come across."""
         assert session.before is not None
         for message in nack.ids:
-            held = session.before.pop(message, None)
+            held = session.before.get(message)
             if held is None:
                 continue
             self._counters.nacked[nack.code] += 1
             if nack.code == "busy":
-                self._backlog.read_again(session, held.seq)  # without the delay: it is not known here
-            elif held.bucket is not None:
+                self._put_off(session, message, nack.retry_after_ms)
+                continue
+            del session.before[message]
+            if held.bucket is not None:
                 if held.reader is not None:
                     self._mark_for(held.seq, held.bucket, held.reader)
             elif nack.code == "undecryptable":

@@ -21,6 +21,8 @@ from functools import partial
 from heapq import merge as merged
 from operator import attrgetter, itemgetter
 
+from msgspec import structs
+
 from posthouse.broker.attendance import source_of
 from posthouse.broker.delivery import Delivery
 from posthouse.broker.directory import Directory, Read
@@ -290,8 +292,8 @@ class Backlog:
 
     # --- once more
 
-    def read_again(self, session: Session, seq: int) -> None:
-        """Go back in every backlog of a session, so that this message comes once more."""
+    def _come_again(self, session: Session, seq: int) -> None:
+        """Go back in every backlog of a session, so that a message comes once more of which only this is known."""
         for subscription in session.subscriptions.values():
             if subscription.mode is not ENDED:
                 before = subscription.rewind
@@ -300,6 +302,11 @@ class Backlog:
 
     def send_again(self, session: Session, message: str) -> None:
         """Offer a message again that the session put off and still holds. What is stored is read again."""
+        before = session.before.get(message) if session.before else None
+        if before is not None and session.before is not None:
+            session.before[message] = structs.replace(before, again=True)
+            self._come_again(session, before.seq)
+            self.pump_session(session)
         entry = session.out.get(message)
         if entry is not None and entry.state is not DONE:
             if entry.ciphertext:

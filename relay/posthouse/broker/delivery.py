@@ -220,7 +220,7 @@ class Delivery:
         """Whether the session was sent it by an earlier broker: from now on it holds it as if by this one."""
         session, place = subscription.session, subscription.place
         held = session.before.pop(message.id, None) if session.before else None
-        if held is None:
+        if held is None or held.again:
             return False
         if isinstance(place, Mailbox):
             entry = session.out[message.id] = self._owned(place, message)

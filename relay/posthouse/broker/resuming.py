@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from posthouse.broker.acks import Acks
 from posthouse.broker.attending import Attending
 from posthouse.broker.publishing import Publishing
-from posthouse.broker.records import DONE, ENDED, LIVE, Catchup, Mailbox, Port, Sender, Session
+from posthouse.broker.records import ENDED, LIVE, Catchup, Mailbox, Port, Sender, Session
 from posthouse.broker.results import Results
 from posthouse.exchange import UNLIMITED_WINDOW, Attend, Command, Held, Open, Resume
 from posthouse.identity import Address, BucketKey
@@ -71,14 +73,16 @@ class Resuming:
 
 def _resumed(session: Session, results: Results) -> Resume:
     window = UNLIMITED_WINDOW if session.unlimited else session.window
-    put_off = session.put_off or {}  # these are to come again
-    held = list((session.before or {}).values())
+    put_off = session.put_off or {}
+    held = [
+        structs.replace(one, again=one.again or one.id in put_off) for one in (session.before or {}).values()
+    ]
     for entry in session.out.values():
-        if entry.state is not DONE and entry.id not in put_off:
-            held.append(Held(entry.id, entry.seq, None, None, entry.deliveries))
+        held.append(Held(entry.id, entry.seq, None, None, entry.deliveries, entry.id in put_off))
     for loan in session.lent.values():
-        if loan.id not in put_off and loan.id not in session.out:
-            held.append(Held(loan.id, loan.seq, loan.bucket, loan.reader, loan.deliveries))
+        if loan.id not in session.out:
+            again = loan.id in put_off
+            held.append(Held(loan.id, loan.seq, loan.bucket, loan.reader, loan.deliveries, again))
     catchups = Counter(
         catchup.ref for one in session.subscriptions.values() for catchup in one.catchups or ()
     )

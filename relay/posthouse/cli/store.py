@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -16,6 +16,7 @@ from posthouse.cli.config import config_option
 from posthouse.config import Config
 from posthouse.errors import PosthouseError
 from posthouse.identity import InvalidIdentity, address_digest, canonical_address
+from posthouse.store.opening import POSTGRES_SCHEMES, open_store
 
 PURGED_A_BATCH = 10_000
 
@@ -36,9 +37,17 @@ def _config(file: Path | None, url: str | None) -> Config:
 
 def _path(config: Config) -> Path:
     path = config.sqlite_path
+    if _is_postgres(config):
+        raise NotDone(
+            "a store at postgresql:// is backed up and restored with the engine's own means, such as pg_dump"
+        )
     if path is None:
         raise NotDone(f"the store {config.store.url} is not in a file; this command needs sqlite:///")
     return path.resolve()
+
+
+def _is_postgres(config: Config) -> bool:
+    return config.store.url.startswith(POSTGRES_SCHEMES)
 
 
 @contextmanager
@@ -64,22 +73,9 @@ def command() -> None:
 @_store_option
 def check(file: Path | None, url: str | None) -> int:
     """Read the whole store and say whether it is sound. Ends with 1 if not. The relay may be running."""
-    import apsw
-
-    from posthouse.store.sqlite.checks import check as look
-    from posthouse.store.sqlite.connection import How, cause, open_to_read
-    from posthouse.store.sqlite.schema import SCHEMA
-
-    path = _path(_config(file, url))
-    connection = open_to_read(path, How(SCHEMA))
-    try:
-        with _bar("checking") as show:
-            report = look(connection, show)
-    except apsw.Error as error:
-        raise NotDone(f"{path}: {cause(error)}") from error
-    finally:
-        connection.close(force=True)
-    click.echo(f"store       {path}")
+    config = _config(file, url)
+    place, report = _check_postgres(config) if _is_postgres(config) else _check_sqlite(_path(config))
+    click.echo(f"store       {place}")
     click.echo(f"relay       {report.relay_id}, epoch {report.epoch}, schema {report.schema}")
     click.echo(f"messages    {report.messages} ({report.bytes} bytes) in {report.mailboxes} mailboxes")
     click.echo(f"marks       {report.marks}")
@@ -87,6 +83,45 @@ def check(file: Path | None, url: str | None) -> int:
         click.echo(f"problem     {problem}")
     click.echo(f"result      {'sound' if not report.problems else 'NOT SOUND'}")
     return 1 if report.problems else 0
+
+
+class _Report(Protocol):
+    """What the checks of all engines find."""
+
+    schema: int
+    relay_id: str
+    epoch: int
+    messages: int
+    bytes: int
+    mailboxes: int
+    marks: int
+    problems: list[str]
+
+
+def _check_sqlite(path: Path) -> tuple[str, _Report]:
+    import apsw
+
+    from posthouse.store.sqlite.checks import check as look
+    from posthouse.store.sqlite.connection import How, cause, open_to_read
+    from posthouse.store.sqlite.schema import SCHEMA
+
+    connection = open_to_read(path, How(SCHEMA))
+    try:
+        with _bar("checking") as show:
+            return str(path), look(connection, show)
+    except apsw.Error as error:
+        raise NotDone(f"{path}: {cause(error)}") from error
+    finally:
+        connection.close(force=True)
+
+
+def _check_postgres(config: Config) -> tuple[str, _Report]:
+    store = open_store(config.store.url)
+    from posthouse.store.postgres import PostgresStore
+    from posthouse.store.postgres.checks import check as look
+
+    assert isinstance(store, PostgresStore)
+    return str(store.address), look(store.address)
 
 
 @command.command()
@@ -150,6 +185,8 @@ def _control_socket(config: Config) -> Path | None:
     """Where the running relay takes commands; None if none runs."""
     path = config.sqlite_path
     if path is None:
+        if _is_postgres(config) and config.control_socket_path is None:
+            return None
         if config.control_socket_path is None:
             raise NotDone(
                 f"the store {config.store.url} lives in the relay; set server.control_socket to reach it"
@@ -174,9 +211,10 @@ def _control_socket(config: Config) -> Path | None:
 
 def _purge_here(config: Config, key: bytes) -> int:
     """Be the active process for as long as it takes. Returns the number of messages deleted."""
-    from posthouse.store.interface import Batch, Committed
+    if _is_postgres(config):
+        _be_alone(config)
+        return _purge_as_active(config, key)
     from posthouse.store.locks import LeaseHolder, take_lease
-    from posthouse.store.opening import open_store
 
     path = _path(config)
     if not path.exists():
@@ -184,6 +222,28 @@ def _purge_here(config: Config, key: bytes) -> int:
     lease = take_lease(path, LeaseHolder(os.getpid(), time.time()))
     if lease is None:
         raise NotDone("a relay has just started; try again")
+    try:
+        return _purge_as_active(config, key)
+    finally:
+        lease.release()
+
+
+def _be_alone(config: Config) -> None:
+    """Raise NotDone if a relay is active on the engine: a purge beside it would end its promotion."""
+    store = open_store(config.store.url)
+    from posthouse.store.postgres import PostgresStore
+    from posthouse.store.postgres.checks import has_active_writer
+
+    assert isinstance(store, PostgresStore)
+    if has_active_writer(store.address):
+        raise NotDone(
+            f"a relay is active on {store.address}; run this beside it with server.control_socket set, or stop it"
+        )
+
+
+def _purge_as_active(config: Config, key: bytes) -> int:
+    from posthouse.store.interface import Batch, Committed
+
     store = open_store(config.store.url, config.store.busy_timeout_ms)
     writer = store.open_writer()
     try:
@@ -212,4 +272,3 @@ def _purge_here(config: Config, key: bytes) -> int:
         return count
     finally:
         writer.close()
-        lease.release()

@@ -71,9 +71,13 @@ def _store_url(text: str) -> str:
         return "memory:"
     if text.startswith("sqlite:///") and not re.search(r"[?#]", text) and len(text) > len("sqlite:///"):
         return text
+    if text.startswith(("postgresql://", "postgres://")):
+        return (
+            text  # several hosts, sockets, services: what libpq makes of it is said when the store is opened
+        )
     raise ValueError(f"{hidden_password(text)!r} is not a store that this release knows")
 
 
 LISTEN_ADDRESS = Form("HOST:PORT, an IPv6 host in brackets", _listen_address)
 PUBLIC_NAME = Form("HOST or HOST:PORT, as in the URL that clients dial", _public_name)
-STORE_URL = Form("memory:, sqlite:///relative/path or sqlite:////absolute/path", _store_url)
+STORE_URL = Form("memory:, sqlite:///relative/path, sqlite:////absolute/path or postgresql://…", _store_url)

@@ -137,7 +137,9 @@ class Relay:
             self._open.callback(held.release)
             self._lease_kind = "file"
         loop = asyncio.get_running_loop()
-        self._store = open_store(config.store.url, config.store.busy_timeout_ms)
+        self._store = open_store(
+            config.store.url, config.store.busy_timeout_ms, int(config.store.commit_timeout_s * 1000)
+        )
         _log.info("opening the store", store=hidden_password(config.store.url))
         # In another thread: a store that is large, or locked, takes its time, and signals have to be heard meanwhile.
         threads = await loop.run_in_executor(None, StoreThreads, self._store, loop.call_soon_threadsafe)

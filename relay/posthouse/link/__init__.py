@@ -1,0 +1,1 @@
+"""Member to member: the sessions of a front at the active broker of another member."""
