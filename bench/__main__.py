@@ -1,29 +1,32 @@
 """`python -m bench`: measure, print, keep the result, and write docs/measurements.md."""
 
 import argparse
-import datetime
-import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench import machine
+from bench import failover, faults, machine
 from bench.build import BENCH, build_load_generator
+from bench.describing import new_result
 from bench.errors import BenchError
 from bench.plan import FULL, QUICK, SUBJECTS, Case, Peer, cases
 from bench.plot import svg
 from bench.report import markdown, write_page
-from bench.results import SCHEMA, Machine, ResultFile, Run, load, merge, save
+from bench.results import ResultFile, Run, load, merge, save
 from bench.runner import Setup, find_servers, run_case, store_folder, warn
-from bench.servers import Installed
 
 DOCS = BENCH.parent / "docs"
 PLOT = "measurements.svg"
 
 
+COMMANDS = {"failover": failover.main, "faults": faults.main}
+"""Commands with arguments of their own."""
+
+
 def main() -> int:
-    arguments = _parser().parse_args()
     try:
+        if len(sys.argv) > 1 and (command := COMMANDS.get(sys.argv[1])) is not None:
+            return command(sys.argv[2:], _default_path)
+        arguments = _parser().parse_args()
         if arguments.what == "render":
             return _render(arguments.files)
         return _measure(arguments)
@@ -34,9 +37,11 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure posthouse beside other servers."
-    )
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "w1", "w2", "w3", "render"],
+        prog="python -m bench", description="Measure posthouse beside other servers.",
+        epilog="Further: failover (what clients notice of a change of the active) and faults (does anything get lost),"
+        " each with arguments of its own: python -m bench failover --help.",
+    )  # fmt: skip
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "w1", "w1-front", "w2", "w3", "render"],
                         help="a workload, or render: write the docs from result files")  # fmt: skip
     parser.add_argument("files", nargs="*", type=Path, help="render: result files; later ones win")
     parser.add_argument(
@@ -57,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _default_path(at: str) -> Path:
+    return BENCH / "results" / f"{at[:19].replace(':', '')}.json"
+
+
 def _measure(arguments: argparse.Namespace) -> int:
     extent = QUICK if arguments.quick else FULL
     repeats = arguments.repeats or (1 if arguments.quick else 3)
@@ -64,7 +73,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     if not chosen:
         raise BenchError("nothing to measure: no case holds all that was asked for")
     generator = build_load_generator()
-    peers = list(dict.fromkeys(subject.peer for case in chosen for subject in case.subjects))
+    peers = list(
+        dict.fromkeys(peer for case in chosen for subject in case.subjects for peer in subject.needs)
+    )
     servers, missing = find_servers(peers)
     for line in missing:
         warn(line)
@@ -76,12 +87,9 @@ def _measure(arguments: argparse.Namespace) -> int:
         raise BenchError(f"W3 opens {extent.connections:,} connections, but only {files:,} files may be open")
     folder = store_folder()
     setup = Setup(generator, servers, pin, folder)
-    result = ResultFile(
-        schema=SCHEMA, at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=" ".join(["python -m bench", *_public(sys.argv[1:])]), machine=_machine(servers, folder, pin),
-        load_at_start=os.getloadavg()[0], runs=[], not_measured=missing,
-    )  # fmt: skip
-    path = arguments.json or BENCH / "results" / f"{result.at[:19].replace(':', '')}.json"
+    result = new_result(sys.argv[1:], servers, folder, pin)
+    result.not_measured += missing
+    path = arguments.json or _default_path(result.at)
     for case in chosen:
         print(f"{case.workload.upper()}, {case.title}", flush=True)
         result.runs += run_case(case, setup, repeats)
@@ -112,25 +120,6 @@ def _choose(known: tuple[Case, ...], arguments: argparse.Namespace) -> list[Case
         if subjects:
             chosen.append(Case(case.key, case.workload, case.title, case.arguments, subjects))
     return chosen
-
-
-def _public(words: list[str]) -> list[str]:
-    """The command without the names of files."""
-    return [word if "/" not in word else Path(word).name for word in words]
-
-
-def _machine(servers: dict[Peer, Installed], folder: Path, pin: bool) -> Machine:
-    versions = {peer.value: server.version for peer, server in servers.items()}
-    versions["CPython"] = ".".join(map(str, sys.version_info[:3]))
-    for package in ("apsw", "websockets", "msgspec"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return Machine(
-        cores=os.cpu_count() or 1, processor=machine.processor(), kernel=machine.kernel(),
-        file_system=machine.file_system(folder), pinned=pin, versions=versions,
-    )  # fmt: skip
 
 
 def _sound(run: Run) -> bool:

@@ -73,6 +73,25 @@ GOALS = (
     ),
     Goal("W2, all synced: server CPU", "w2", _A, r.offline_cpu_us, 22, "µs"),
     Goal("W2, all synced: kept", "w2", _A, r.offline_rate, 35_000, "/s", at_least=True),
+    Goal(
+        "W2 on PostgreSQL: kept, beside SQLite",
+        "w2",
+        "posthouse-postgres",
+        r.offline_rate,
+        1 / 3,
+        "×",
+        at_least=True,
+        against=_A,
+    ),
+    Goal(
+        "W1 at a standby's front, window 64: the active's CPU beside W1 at the active",
+        "w1-front-64",
+        "posthouse-front",
+        r.active_cpu_us,
+        1.0,
+        "×",
+        against="posthouse-active",
+    ),
     Goal("W2: drained", "w2", _A, r.drain_rate, 50_000, "/s", at_least=True),
     *(
         Goal(

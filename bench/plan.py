@@ -1,6 +1,6 @@
 """What is measured: the cases (workload and load) and the subjects (a server and how a client uses it)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -10,6 +10,17 @@ class Peer(Enum):
     POSTHOUSE = "posthouse"
     MOSQUITTO = "mosquitto"
     NATS = "nats"
+    POSTGRESQL = "postgresql"
+
+
+class Setting(Enum):
+    """What stands behind the address that clients use."""
+
+    ALONE = "one server with a store of its own"
+    ON_POSTGRES = "one relay with its store on a PostgreSQL server"
+    AT_THE_ACTIVE = "two relays on one SQLite file, clients at the active one"
+    AT_A_FRONT = "two relays on one SQLite file, clients at the one that is not active"
+    RAW_INSERTS = "a PostgreSQL server and a program that only inserts"
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,12 @@ class Subject:
     """What an answer to the sender really stands for on disk."""
     answer: str
     """When the sender is answered."""
+    setting: Setting = Setting.ALONE
+
+    @property
+    def needs(self) -> tuple[Peer, ...]:
+        """The servers that must be installed."""
+        return (self.peer, Peer.POSTGRESQL) if self.setting is Setting.ON_POSTGRES else (self.peer,)
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,12 @@ class Case:
     title: str
     arguments: tuple[str, ...]
     subjects: tuple[Subject, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many messages W2 keeps; 0 for other workloads."""
+        words = self.arguments
+        return int(words[words.index("-messages") + 1]) if "-messages" in words else 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,11 @@ QUICK = Extent(warmup_s=0.5, duration_s=2.0, messages=50_000, connections=1_000)
 
 _SYNCED = "synced (SQLite WAL, synchronous=FULL), unless the reader acked before the commit"
 _ACKED = "after the reader's ack (delivered) or after the sync (stored)"
+
+
+_PROMISED = (
+    "its commit: synced by the engine (synchronous_commit=on), unless the reader acked before the commit"
+)
 
 
 def _posthouse(variant: str, title: str) -> Subject:
@@ -82,7 +110,27 @@ NATS_FILES = _nats(
     "nats-files", "NATS JetStream, acks in files too", False, "page cache, synced every 2 minutes"
 )  # fmt: skip
 
-SUBJECTS = (ARRAYS, SINGLE, JSON, MOSQUITTO, NATS, NATS_FILES)
+ON_POSTGRES = replace(
+    ARRAYS,
+    key="posthouse-postgres",
+    title="posthouse on PostgreSQL",
+    durability=_PROMISED,
+    setting=Setting.ON_POSTGRES,
+)
+RAW_INSERTS = Subject(
+    "raw-inserts", "raw batched inserts, same server", Peer.POSTGRESQL, (), "its commit: synced by the engine",
+    "nobody is: a program inserts as many rows a transaction as posthouse does", Setting.RAW_INSERTS,
+)  # fmt: skip
+AT_THE_ACTIVE = replace(
+    ARRAYS, key="posthouse-active", title="clients at the active member", setting=Setting.AT_THE_ACTIVE
+)
+AT_A_FRONT = replace(
+    ARRAYS, key="posthouse-front", title="clients at a standby's front", setting=Setting.AT_A_FRONT
+)
+
+SUBJECTS = (
+    ARRAYS, SINGLE, JSON, ON_POSTGRES, RAW_INSERTS, AT_THE_ACTIVE, AT_A_FRONT, MOSQUITTO, NATS, NATS_FILES
+)  # fmt: skip
 
 
 def cases(extent: Extent) -> tuple[Case, ...]:
@@ -92,6 +140,7 @@ def cases(extent: Extent) -> tuple[Case, ...]:
     stored = ("-workload", "w2", "-warmup", f"{extent.warmup_s}s", "-messages", str(extent.messages))
     idle = ("-workload", "w3", "-readers", str(extent.connections))
     three = (ARRAYS, MOSQUITTO, NATS)
+    pair = (AT_THE_ACTIVE, AT_A_FRONT)
     return (
         Case("w1-64", "w1", "closed loop, window 64", (*online, "-window", "64"),
              (ARRAYS, SINGLE, JSON, MOSQUITTO, NATS, NATS_FILES)),
@@ -99,6 +148,8 @@ def cases(extent: Extent) -> tuple[Case, ...]:
         Case("w1-5k", "w1", "open loop, 5,000/s", (*online, "-rate", "5000"), three),
         Case("w1-20k", "w1", "open loop, 20,000/s", (*online, "-rate", "20000"), three),
         Case("w2", "w2", f"{extent.messages:,} messages, window 64", (*stored, "-window", "64"),
-             (ARRAYS, MOSQUITTO, NATS, NATS_FILES)),
+             (ARRAYS, ON_POSTGRES, RAW_INSERTS, MOSQUITTO, NATS, NATS_FILES)),
         Case("w3", "w3", f"{extent.connections:,} idle connections", idle, three),
+        Case("w1-front-64", "w1-front", "closed loop, window 64", (*online, "-window", "64"), pair),
+        Case("w1-front-5k", "w1-front", "open loop, 5,000/s", (*online, "-rate", "5000"), pair),
     )  # fmt: skip

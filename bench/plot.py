@@ -5,14 +5,16 @@ from xml.sax.saxutils import escape
 
 from bench import results as r
 from bench.plan import SUBJECTS
-from bench.report import number
 from bench.results import Figure, Figures, ResultFile
+from bench.tables import number
 
 WIDTH, LABEL_WIDTH, BAR_WIDTH, GAP = 1080, 196, 250, 34
 ROW, HEAD, MARGIN = 22, 44, 24
 COLUMNS = 2
 COLOURS = {
     "posthouse-arrays": "#1b6ca8", "posthouse-single": "#4b93c9", "posthouse-json": "#86b9de",
+    "posthouse-postgres": "#34588a", "raw-inserts": "#9a9a9a", "posthouse-active": "#1b6ca8",
+    "posthouse-front": "#4b93c9",
     "mosquitto": "#c9822b", "nats": "#5f9e57", "nats-files": "#9cc496",
 }  # fmt: skip
 
@@ -20,12 +22,14 @@ SHORT = {
     "posthouse-arrays": "posthouse, arrays",
     "posthouse-single": "posthouse, one a frame",
     "posthouse-json": "posthouse, JSON",
+    "posthouse-postgres": "posthouse, PostgreSQL",
+    "raw-inserts": "raw inserts, PostgreSQL",
     "nats": "NATS (acks in memory)",
     "nats-files": "NATS (acks in files)",
 }
 
 FOOTNOTE = (
-    "A kept message is synced to disk by posthouse, in memory in mosquitto, in the page cache in NATS."
+    "A kept message is synced to disk by posthouse and PostgreSQL, in memory in mosquitto, in the page cache in NATS."
     " Medians; less is better."
 )
 

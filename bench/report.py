@@ -5,13 +5,14 @@ from pathlib import Path
 from bench import results as r
 from bench.errors import BenchError
 from bench.goals import GOALS, Goal
-from bench.plan import SUBJECTS, Case, Peer, Subject
+from bench.members_report import behind_front, failovers, faults
+from bench.plan import ON_POSTGRES, RAW_INSERTS, SUBJECTS, Case, Peer, Setting, Subject
 from bench.results import Figure, Figures, ResultFile, Run, Spread
+from bench.tables import NONE, high_median, low_median, number, table
 
 BEGIN = "<!-- bench:begin, written by python -m bench -->"
 END = "<!-- bench:end -->"
 PAGE = f"# Measurements\n\n{BEGIN}\n{END}\n"
-NONE = "–"
 
 
 def replace_section(page: str, section: str) -> str:
@@ -35,29 +36,9 @@ def markdown(result: ResultFile, cases: tuple[Case, ...], plot: str | None = Non
     if plot is not None:
         parts.append(f"![Server CPU and memory of each server]({plot})")
     parts += [_goals(figures), _online(cases, figures), _offline(cases, figures), _idle(cases, figures)]
+    parts += [behind_front(cases, figures), failovers(result), faults(result)]
     parts += [_answers(figures, cases), _remarks(result)]
     return "\n\n".join(part for part in parts if part)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """The first column is text, the others are figures."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
-
-
-def number(value: float) -> str:
-    """Three figures are all that such a measurement gives."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
-
-
-def low_median(found: Spread | None) -> str:
-    return NONE if found is None else f"{number(found.min)} / {number(found.median)}"
-
-
-def high_median(found: Spread | None) -> str:
-    return NONE if found is None else f"{number(found.max)} / {number(found.median)}"
 
 
 def _conditions(result: ResultFile) -> str:
@@ -104,20 +85,8 @@ def _latency(figures: Figures, case: str, subject: str, p50: Figure, p99: Figure
     return NONE if low is None or high is None else f"{number(low.median)} / {number(high.median)}"
 
 
-def _result_p50(run: Run) -> float | None:
-    return run.report.publish_to_result.p50_ms if run.report and run.report.publish_to_result else None
-
-
-def _delivery_p50(run: Run) -> float | None:
-    return run.report.publish_to_delivery.p50_ms if run.report and run.report.publish_to_delivery else None
-
-
 def _delivery_p99(run: Run) -> float | None:
     return run.report.publish_to_delivery.p99_ms if run.report and run.report.publish_to_delivery else None
-
-
-def _generator(run: Run) -> float | None:
-    return max((s.generator_core_share for s in run.report.stages()), default=None) if run.report else None
 
 
 def _times(value: float | None) -> str:
@@ -145,10 +114,10 @@ def _online(cases: tuple[Case, ...], figures: Figures) -> str:
                 high_median(figures.spread(*key, r.online_rate)),
                 low_median(figures.spread(*key, r.online_cpu_us)),
                 _times(figures.ratio(*key, "mosquitto", r.online_cpu_us)),
-                _latency(figures, *key, _delivery_p50, _delivery_p99),
-                _latency(figures, *key, _result_p50, r.result_p99_ms),
+                _latency(figures, *key, r.delivery_p50_ms, _delivery_p99),
+                _latency(figures, *key, r.result_p50_ms, r.result_p99_ms),
                 _percent(figures.spread(*key, r.disk_share), 2),
-                _percent(figures.spread(*key, _generator)),
+                _percent(figures.spread(*key, r.generator_share)),
             ])  # fmt: skip
         if rows:
             parts.append(f"### {case.title}\n\n{table(header, rows)}")
@@ -172,18 +141,35 @@ def _offline(cases: tuple[Case, ...], figures: Figures) -> str:
                 subject.title,
                 high_median(figures.spread(*key, r.offline_rate)),
                 low_median(figures.spread(*key, r.offline_cpu_us)),
-                _latency(figures, *key, _result_p50, r.result_p99_ms),
+                _latency(figures, *key, r.result_p50_ms, r.result_p99_ms),
                 _percent(figures.spread(*key, r.disk_share)),
                 high_median(figures.spread(*key, r.drain_rate)),
                 low_median(figures.spread(*key, r.drain_cpu_us)),
                 low_median(figures.spread(*key, r.kept_and_drained_cpu_us)),
                 _times(figures.ratio(*key, "nats-files", r.kept_and_drained_cpu_us)),
-                _percent(figures.spread(*key, _generator)),
+                _percent(figures.spread(*key, r.generator_share)),
             ])  # fmt: skip
         if rows:
             intro = f"{case.title}: all published and answered while no reader is there, then taken and acked by 200."
-            parts.append(f"## W2: readers offline\n\n{intro}\n\n{table(header, rows)}")
+            parts.append(
+                f"## W2: readers offline\n\n{intro}\n\n{table(header, rows)}{_on_postgres(case, figures)}"
+            )
     return "\n\n".join(parts)
+
+
+def _on_postgres(case: Case, figures: Figures) -> str:
+    """The rate beside SQLite's, and beside what the server takes from a program that only inserts."""
+    own, raw = ON_POSTGRES.key, RAW_INSERTS.key
+    to_sqlite = figures.ratio(case.key, own, "posthouse-arrays", r.offline_rate)
+    to_raw = figures.ratio(case.key, own, raw, r.offline_rate)
+    rows = [run.rows_per_commit for run in figures.runs(case.key, own) if run.rows_per_commit is not None]
+    if to_sqlite is None or to_raw is None or not rows:
+        return ""
+    return (
+        f"\n\nposthouse on PostgreSQL keeps {_times(to_sqlite)} as many a second as on SQLite, and {_times(to_raw)} as"
+        f" many as a program that only inserts, with as many rows in a transaction ({min(rows)} to {max(rows)}). The"
+        " engine may use both cores; the relay, and the program, are on the server's core. Its CPU is in the figures."
+    )
 
 
 def _idle(cases: tuple[Case, ...], figures: Figures) -> str:
@@ -209,7 +195,8 @@ def _answers(figures: Figures, cases: tuple[Case, ...]) -> str:
     for subject in SUBJECTS:
         promise = [subject.durability, subject.answer]
         if subject.key in seen and promise not in [row[1:] for row in rows]:
-            title = subject.title if subject.peer is Peer.NATS else subject.peer.value
+            named = subject.peer is Peer.NATS or subject.setting in (Setting.ON_POSTGRES, Setting.RAW_INSERTS)
+            title = subject.title if named else subject.peer.value
             rows.append([title, *promise])
     if not rows:
         return ""

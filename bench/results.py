@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from bench.rounds import FailoverRun, FaultsRun
+
 SCHEMA = 1
 
 
@@ -25,6 +27,8 @@ class Stage(msgspec.Struct, frozen=True):
     generator_core_share: float
     others_core_share: float
     stolen_core_share: float
+    server_parts_cpu_us_per_message: list[float] = []
+    """The same for each process that was asked for, in that order."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -80,7 +84,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One run of one subject in one case. `disk_share` is what part of the published messages was written."""
+    """One run of one subject in one case.
+
+    `disk_share` is what part of the published messages was written; `rows_per_commit` is an average.
+    """
 
     case: str
     subject: str
@@ -88,6 +95,7 @@ class Run(msgspec.Struct, frozen=True):
     report: Report | None = None
     disk_share: float | None = None
     failure: str | None = None
+    rows_per_commit: int | None = None
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -109,6 +117,8 @@ class ResultFile(msgspec.Struct):
     load_at_start: float
     runs: list[Run]
     not_measured: list[str]
+    failovers: list[FailoverRun] = []
+    faults: list[FaultsRun] = []
 
 
 class Spread(NamedTuple):
@@ -137,13 +147,13 @@ def merge(results: list[ResultFile]) -> ResultFile:
     """Join the runs of several calls; where two hold the same case and subject, the later call stands."""
     ordered = sorted(results, key=lambda result: result.at)
     newest = {(run.case, run.subject): number for number, result in enumerate(ordered) for run in result.runs}
-    last = ordered[-1]
+    last = next((result for result in reversed(ordered) if result.runs), ordered[-1])
     versions: dict[str, str] = {}
     for result in ordered:
         versions.update(result.machine.versions)
     return ResultFile(
         schema=SCHEMA,
-        at=last.at,
+        at=ordered[-1].at,
         command="; ".join(dict.fromkeys(result.command for result in ordered)),
         machine=msgspec.structs.replace(last.machine, versions=versions),
         load_at_start=max(result.load_at_start for result in ordered),
@@ -153,6 +163,8 @@ def merge(results: list[ResultFile]) -> ResultFile:
             for run in result.runs
             if newest[run.case, run.subject] == number
         ],
+        failovers=list({run.key: run for result in ordered for run in result.failovers}.values()),
+        faults=list({run.store: run for result in ordered for run in result.faults}.values()),
         not_measured=list(dict.fromkeys(line for result in ordered for line in result.not_measured)),
     )
 
@@ -194,6 +206,29 @@ def online_rate(run: Run) -> float | None:
     return run.report.online.per_second if run.report and run.report.online else None
 
 
+def active_cpu_us(run: Run) -> float | None:
+    """Of two members, the share of the active one."""
+    return _part(run, 0)
+
+
+def other_cpu_us(run: Run) -> float | None:
+    """Of two members, the share of the one that is not active."""
+    return _part(run, 1)
+
+
+def _part(run: Run, number: int) -> float | None:
+    parts = run.report.online.server_parts_cpu_us_per_message if run.report and run.report.online else []
+    return parts[number] if number < len(parts) else None
+
+
+def result_p50_ms(run: Run) -> float | None:
+    return run.report.publish_to_result.p50_ms if run.report and run.report.publish_to_result else None
+
+
+def delivery_p50_ms(run: Run) -> float | None:
+    return run.report.publish_to_delivery.p50_ms if run.report and run.report.publish_to_delivery else None
+
+
 def offline_cpu_us(run: Run) -> float | None:
     return run.report.offline.server_cpu_us_per_message if run.report and run.report.offline else None
 
@@ -221,6 +256,10 @@ def idle_kib(run: Run) -> float | None:
 
 def result_p99_ms(run: Run) -> float | None:
     return run.report.publish_to_result.p99_ms if run.report and run.report.publish_to_result else None
+
+
+def generator_share(run: Run) -> float | None:
+    return max((s.generator_core_share for s in run.report.stages()), default=None) if run.report else None
 
 
 def disk_share(run: Run) -> float | None:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -12,13 +12,16 @@ import msgspec
 from bench.build import BUILD
 from bench.errors import NotMeasured, RunFailed
 from bench.machine import GENERATOR_CORE, on_core
-from bench.plan import Case, Peer, Subject
+from bench.plan import Case, Peer, Setting, Subject
 from bench.results import Report, Run
-from bench.servers import Installed, find, read_counters, running
+from bench.servers import Installed, Running, find, read_counters
+from bench.settings import arranged, insert_raw
 
 RUN_LIMIT_S = 300.0
 APPENDED = "posthouse_store_appended_total"
 PUBLISHED = "posthouse_published_total"
+COMMITS = "posthouse_commit_seconds_count"
+DEFAULT_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Setup:
     pin: bool
     folder: Path
     """Where servers keep their stores."""
+    batches: list[int] = field(default_factory=lambda: [DEFAULT_BATCH])
+    """Rows that posthouse put into one commit on PostgreSQL, run by run; the last is what raw inserts use."""
 
 
 def find_servers(peers: list[Peer]) -> tuple[dict[Peer, Installed], list[str]]:
@@ -57,33 +62,37 @@ def run_case(case: Case, setup: Setup, repeats: int) -> list[Run]:
     runs = []
     for repeat in range(repeats):
         for subject in case.subjects:
-            if subject.peer in setup.servers:
+            if all(peer in setup.servers for peer in subject.needs):
                 run = run_once(case, subject, repeat, setup)
-                print(f"  {case.key:7} {subject.key:17} {repeat + 1}/{repeats}  {one_line(run)}", flush=True)
+                print(f"  {case.key:11} {subject.key:18} {repeat + 1}/{repeats}  {one_line(run)}", flush=True)
                 runs.append(run)
     return runs
 
 
 def run_once(case: Case, subject: Subject, repeat: int, setup: Setup) -> Run:
-    server = setup.servers[subject.peer]
     try:
-        with (
-            tempfile.TemporaryDirectory(
-                prefix="bench-", dir=setup.folder, ignore_cleanup_errors=True
-            ) as folder,
-            running(server, Path(folder), setup.pin) as up,
-        ):
-            before = _written(up.metrics_url)
-            report = _generate(case, subject, up.address, up.pid, setup)
-            after = _written(up.metrics_url)
+        with tempfile.TemporaryDirectory(
+            prefix="bench-", dir=setup.folder, ignore_cleanup_errors=True
+        ) as folder:
+            if subject.setting is Setting.RAW_INSERTS:
+                report = insert_raw(case.messages, setup.batches[-1], Path(folder), setup.pin)
+                return Run(case.key, subject.key, repeat, report, rows_per_commit=setup.batches[-1])
+            with arranged(subject, setup.servers, Path(folder), setup.pin) as up:
+                before = _written(up.metrics_url)
+                report = _generate(case, subject, up, setup)
+                after = _written(up.metrics_url)
     except RunFailed as failure:
         return Run(case.key, subject.key, repeat, failure=str(failure))
-    return Run(case.key, subject.key, repeat, report, _share(before, after))
+    rows = _rows_per_commit(before, after)
+    if rows is not None and subject.setting is Setting.ON_POSTGRES:
+        setup.batches.append(rows)
+    return Run(case.key, subject.key, repeat, report, _share(before, after), rows_per_commit=rows)
 
 
-def _generate(case: Case, subject: Subject, address: str, pid: int, setup: Setup) -> Report:
+def _generate(case: Case, subject: Subject, up: Running, setup: Setup) -> Report:
     command = [*(on_core(GENERATOR_CORE) if setup.pin else ()), str(setup.generator)]
-    command += [*subject.arguments, *case.arguments, "-address", address, "-server-pid", str(pid)]
+    command += [*subject.arguments, *case.arguments, "-address", up.address]
+    command += ["-server-pid", ",".join(map(str, up.pids))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_LIMIT_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -95,7 +104,7 @@ def _generate(case: Case, subject: Subject, address: str, pid: int, setup: Setup
 
 
 def _written(metrics_url: str | None) -> dict[str, float]:
-    return {} if metrics_url is None else read_counters(metrics_url, (APPENDED, PUBLISHED))
+    return {} if metrics_url is None else read_counters(metrics_url, (APPENDED, PUBLISHED, COMMITS))
 
 
 def _share(before: dict[str, float], after: dict[str, float]) -> float | None:
@@ -104,6 +113,12 @@ def _share(before: dict[str, float], after: dict[str, float]) -> float | None:
         return None
     published = after[PUBLISHED] - before.get(PUBLISHED, 0.0)
     return (after[APPENDED] - before.get(APPENDED, 0.0)) / published if published else None
+
+
+def _rows_per_commit(before: dict[str, float], after: dict[str, float]) -> int | None:
+    """Messages in one commit, on average."""
+    commits = after.get(COMMITS, 0.0) - before.get(COMMITS, 0.0)
+    return round((after[APPENDED] - before.get(APPENDED, 0.0)) / commits) if commits else None
 
 
 def one_line(run: Run) -> str:
@@ -117,7 +132,9 @@ def one_line(run: Run) -> str:
         ("drained ", run.report.drain),
     ):
         if stage is not None:
-            parts.append(f"{name}{stage.per_second:,.0f}/s {stage.server_cpu_us_per_message:.1f} µs")
+            split = "+".join(f"{each:.1f}" for each in stage.server_parts_cpu_us_per_message)
+            each = f" ({split})" if "+" in split else ""
+            parts.append(f"{name}{stage.per_second:,.0f}/s {stage.server_cpu_us_per_message:.1f} µs{each}")
     if run.report.publish_to_result is not None:
         latency = run.report.publish_to_result
         parts.append(f"result {latency.p50_ms:.1f}/{latency.p99_ms:.1f} ms")
@@ -125,6 +142,8 @@ def one_line(run: Run) -> str:
         parts.append(f"{run.report.idle.kib_per_connection:.1f} KiB a connection")
     if run.disk_share is not None:
         parts.append(f"{run.disk_share:.1%} written")
+    if run.rows_per_commit is not None:
+        parts.append(f"{run.rows_per_commit} rows a commit")
     if run.report.stages():
         parts.append(f"generator {max(stage.generator_core_share for stage in run.report.stages()):.0%}")
         parts.append(f"others {max(stage.others_core_share for stage in run.report.stages()):.0%}")

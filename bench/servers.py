@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import postgres
 from bench.build import BENCH, BUILD
 from bench.errors import BenchError, NotMeasured, RunFailed
 from bench.machine import SERVER_CORE, on_core
@@ -39,7 +40,8 @@ class Installed:
 class Running:
     """A server that takes connections. `metrics_url` is posthouse's alone."""
 
-    pid: int
+    pids: tuple[int, ...]
+    """The processes whose CPU counts, their descendants with them."""
     address: str
     metrics_url: str | None = None
 
@@ -60,6 +62,8 @@ def find(peer: Peer) -> Installed:
         case Peer.NATS:
             path = _nats_server()
             return Installed(peer, (path,), _version([path, "--version"]))
+        case Peer.POSTGRESQL:
+            return Installed(peer, (str(postgres.programs() / "postgres"),), postgres.version())
 
 
 def _version(command: list[str]) -> str:
@@ -100,35 +104,38 @@ def _nats_server() -> str:
 
 
 @contextmanager
-def running(server: Installed, folder: Path, pin: bool) -> Iterator[Running]:
-    """Start a server in an empty folder; end it on the way out.
+def running(server: Installed, folder: Path, pin: bool, store: str | None = None) -> Iterator[Running]:
+    """Start a server in an empty folder; end it on the way out. `store` is posthouse's alone.
 
     Raises RunFailed when it does not come up.
     """
-    port, second = _free_ports(2)
+    port, second = free_ports(2)
     match server.peer:
         case Peer.POSTHOUSE:
-            arguments = _posthouse_arguments(folder, port, second)
+            arguments = posthouse_arguments(store or f"sqlite:///{folder}/store.db", port, second)
         case Peer.MOSQUITTO:
             arguments = _mosquitto_arguments(folder, port, second)
         case Peer.NATS:
             arguments = _nats_arguments(folder, port, second)
+        case Peer.POSTGRESQL:
+            raise RunFailed("clients of a relay do not speak to PostgreSQL")
 
     command = [*(on_core(SERVER_CORE) if pin else ()), *server.program, *arguments]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        _await_ready(process, port, folder / "log")
+        await_ready(process, port, folder / "log")
         metrics = f"http://127.0.0.1:{second}/metrics" if server.peer is Peer.POSTHOUSE else None
-        yield Running(process.pid, f"127.0.0.1:{port}", metrics)
+        yield Running((process.pid,), f"127.0.0.1:{port}", metrics)
     finally:
-        _stop(process)
+        stop(process)
 
 
-def _posthouse_arguments(folder: Path, port: int, metrics_port: int) -> list[str]:
+def posthouse_arguments(store: str, port: int, metrics_port: int) -> list[str]:
+    """What `posthouse` is called with."""
     return [
         "serve", "--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics_port}",
-        "--store", f"sqlite:///{folder}/store.db",
+        "--store", store,
     ]  # fmt: skip
 
 
@@ -156,7 +163,7 @@ def _nats_arguments(folder: Path, port: int, plain_port: int) -> list[str]:
     return ["-c", str(config)]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in with_ports]
     for one in with_ports:
@@ -164,7 +171,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.monotonic() + START_LIMIT_S
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -178,7 +185,7 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     raise RunFailed(f"the server did not come up: {lines[-1][:200]}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(STOP_LIMIT_S)

@@ -51,6 +51,7 @@ type bench struct {
 	readers, senders []*conn
 	standbys, readys int
 	onResult         func(c *conn) // what a closed loop does next
+	onWelcome        func(c *conn) // hold: a connection may subscribe
 
 	seen      []uint64 // bit per message number
 	sent      int
@@ -85,6 +86,7 @@ func newBench(o options, l *loop) *bench {
 	return &bench{
 		o: o, loop: l, seed: seed, pool: newRandomPool(o.size), buffer: make([]byte, o.size),
 		random: rand.New(rand.NewPCG(seed, 1)), notes: map[string]int{}, onResult: func(*conn) {},
+		onWelcome: func(*conn) {},
 	}
 }
 
@@ -98,6 +100,7 @@ func (b *bench) onStandby(c *conn) {
 	if !c.standby {
 		c.standby = true
 		b.standbys++
+		b.onWelcome(c)
 	}
 }
 

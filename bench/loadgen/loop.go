@@ -34,6 +34,7 @@ type conn struct {
 	fd        int
 	role      role
 	index     int // number among its role
+	address   string
 	accept    string
 	upgraded  bool
 	closed    bool
@@ -89,6 +90,7 @@ type loop struct {
 	now     int64 // nanoseconds since began, renewed at every wake and read
 	random  *rand.PCG
 	err     error
+	onLost  func(c *conn) // takes a connection that failed; without it that is the end of the run
 }
 
 func newLoop(address string) (*loop, error) {
@@ -105,6 +107,13 @@ func newLoop(address string) (*loop, error) {
 func (l *loop) clock() int64 { return int64(time.Since(l.began)) }
 
 func (l *loop) fail(c *conn, err error) {
+	if l.onLost != nil {
+		if !c.closed {
+			l.close(c)
+			l.onLost(c)
+		}
+		return
+	}
 	if l.err == nil {
 		kind := "reader"
 		if c.role == roleSender {
@@ -114,16 +123,18 @@ func (l *loop) fail(c *conn, err error) {
 	}
 }
 
-// dial connects and sends the upgrade request; the answer is read by the loop.
-func (l *loop) dial(r role, index int) (*conn, error) {
-	host, portText, err := net.SplitHostPort(l.address)
+// dial connects to the server and sends the upgrade request; the answer is read by the loop.
+func (l *loop) dial(r role, index int) (*conn, error) { return l.dialAt(l.address, r, index) }
+
+func (l *loop) dialAt(address string, r role, index int) (*conn, error) {
+	host, portText, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
 	port, err := strconv.Atoi(portText)
 	ip := net.ParseIP(host).To4()
 	if err != nil || ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("%s is not a loopback IPv4 address with a port", l.address)
+		return nil, fmt.Errorf("%s is not a loopback IPv4 address with a port", address)
 	}
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -131,12 +142,12 @@ func (l *loop) dial(r role, index int) (*conn, error) {
 	}
 	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: port, Addr: [4]byte(ip)}); err != nil {
 		syscall.Close(fd)
-		return nil, fmt.Errorf("connect %s: %w", l.address, err)
+		return nil, fmt.Errorf("connect %s: %w", address, err)
 	}
 	syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	syscall.SetNonblock(fd, true)
-	c := &conn{fd: fd, role: r, index: index}
-	c.out, c.accept = upgradeRequest(l.address, l.codec.subprotocol())
+	c := &conn{fd: fd, role: r, index: index, address: address}
+	c.out, c.accept = upgradeRequest(address, l.codec.subprotocol())
 	for len(l.conns) <= fd {
 		l.conns = append(l.conns, nil)
 	}
@@ -185,7 +196,7 @@ func (l *loop) turn(wait int64) error {
 		if event.Events&syscall.EPOLLOUT != 0 {
 			l.write(c)
 		}
-		if event.Events&^syscall.EPOLLOUT != 0 {
+		if event.Events&^syscall.EPOLLOUT != 0 && !c.closed {
 			l.read(c)
 		}
 	}

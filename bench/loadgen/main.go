@@ -9,6 +9,8 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -19,10 +21,11 @@ type options struct {
 	window, readerWindow, rate       int
 	messages                         int
 	warmup, duration, limit          time.Duration
-	serverPID                        int
+	serverPIDs                       []int
 	retention                        string
 	maxAckPending                    int
 	memoryAcks                       bool
+	spread                           time.Duration
 	seed                             uint64
 }
 
@@ -30,8 +33,9 @@ func parseOptions() options {
 	var o options
 	flag.StringVar(&o.peer, "peer", "posthouse", "posthouse, mqtt or nats")
 	flag.StringVar(&o.variant, "variant", "", "posthouse: arrays, single, json; mqtt: single, joined")
-	flag.StringVar(&o.workload, "workload", "w1", "w1 (readers online), w2 (readers offline), w3 (idle connections)")
-	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "loopback address of the server")
+	flag.StringVar(&o.workload, "workload", "w1",
+		"w1 (readers online), w2 (readers offline), w3 (idle connections), hold (idle connections until standard input ends)")
+	flag.StringVar(&o.address, "address", "127.0.0.1:8080", "loopback address of the server; hold: several, with commas")
 	flag.IntVar(&o.senders, "senders", 20, "sending connections")
 	flag.IntVar(&o.readers, "readers", 200, "reading connections (w3: idle connections)")
 	flag.IntVar(&o.size, "size", 512, "payload bytes, at least 32")
@@ -42,13 +46,26 @@ func parseOptions() options {
 	flag.DurationVar(&o.warmup, "warmup", time.Second, "time before the measurement")
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "w1: time measured")
 	flag.DurationVar(&o.limit, "limit", 120*time.Second, "w2: most time for publishing")
-	flag.IntVar(&o.serverPID, "server-pid", 0, "process whose CPU and memory are read")
+	flag.Func("server-pid", "processes whose CPU and memory are read, with commas", o.setServerPIDs)
+	flag.DurationVar(&o.spread, "spread", 5*time.Second, "hold: a lost connection comes back within this time")
 	flag.StringVar(&o.retention, "nats-retention", "workqueue", "limits, interest or workqueue")
 	flag.IntVar(&o.maxAckPending, "nats-max-ack-pending", 1000, "unacknowledged messages per consumer")
 	flag.BoolVar(&o.memoryAcks, "nats-memory-acks", true, "keep the state of consumers in memory, not in files")
 	flag.Uint64Var(&o.seed, "seed", 0, "names the run; 0 takes a random one")
 	flag.Parse()
 	return o
+}
+
+// setServerPIDs takes process ids with commas between them.
+func (o *options) setServerPIDs(text string) error {
+	for _, field := range strings.Split(text, ",") {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			return err
+		}
+		o.serverPIDs = append(o.serverPIDs, pid)
+	}
+	return nil
 }
 
 func main() {
@@ -101,6 +118,8 @@ func run(o options) (*report, error) {
 		return b.offline()
 	case "w3":
 		return b.idleConnections()
+	case "hold":
+		return b.hold()
 	}
 	return nil, fmt.Errorf("unknown workload %q", o.workload)
 }

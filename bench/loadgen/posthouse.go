@@ -105,7 +105,7 @@ func (p *posthouse) handle(c *conn, it *item) error {
 		}
 		p.bench.result(c, it.ref, statusOf(it.status))
 	case "challenge":
-		if string(it.audience) != p.loop.address {
+		if string(it.audience) != c.address {
 			return fmt.Errorf("audience %q is not the address dialled", it.audience)
 		}
 		p.hello(c, it.nonce)
@@ -137,7 +137,7 @@ func (p *posthouse) start(c *conn) {
 
 func (p *posthouse) hello(c *conn, nonce []byte) {
 	key := p.key(c.role, c.index)
-	signature := helloSignature(key, p.loop.address, nonce)
+	signature := helloSignature(key, c.address, nonce)
 	public := key.Public().(ed25519.PublicKey)
 	if p.v.json {
 		p.send(c, p.helloJSON(c, public, signature))

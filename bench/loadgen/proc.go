@@ -53,10 +53,23 @@ func cpuSeconds(pid int) float64 {
 	return float64(ticks) / clockTicks
 }
 
-// rssBytes is the resident memory of pid and its descendants.
-func rssBytes(pid int) int64 {
+// eachCPUSeconds is cpuSeconds of each.
+func eachCPUSeconds(pids []int) []float64 {
+	each := make([]float64, len(pids))
+	for i, pid := range pids {
+		each[i] = cpuSeconds(pid)
+	}
+	return each
+}
+
+// rssBytes is the resident memory of the processes and their descendants.
+func rssBytes(pids []int) int64 {
 	var total int64
-	for _, p := range processTree(pid) {
+	var tree []int
+	for _, pid := range pids {
+		tree = append(tree, processTree(pid)...)
+	}
+	for _, p := range tree {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p))
 		if err != nil {
 			continue

@@ -6,15 +6,16 @@ import (
 
 // stage is what one measured stretch of a workload gave.
 type stage struct {
-	Messages       int     `json:"messages"`
-	Seconds        float64 `json:"seconds"`
-	PerSecond      float64 `json:"per_second"`
-	ServerCPUus    float64 `json:"server_cpu_us_per_message"`
-	ServerShare    float64 `json:"server_core_share"`
-	GeneratorCPUus float64 `json:"generator_cpu_us_per_message"`
-	GeneratorShare float64 `json:"generator_core_share"`
-	OthersShare    float64 `json:"others_core_share"` // all else on the machine, in cores
-	StolenShare    float64 `json:"stolen_core_share"` // taken by the hypervisor, in cores
+	Messages       int       `json:"messages"`
+	Seconds        float64   `json:"seconds"`
+	PerSecond      float64   `json:"per_second"`
+	ServerCPUus    float64   `json:"server_cpu_us_per_message"`
+	ServerShare    float64   `json:"server_core_share"`
+	ServerParts    []float64 `json:"server_parts_cpu_us_per_message"`
+	GeneratorCPUus float64   `json:"generator_cpu_us_per_message"`
+	GeneratorShare float64   `json:"generator_core_share"`
+	OthersShare    float64   `json:"others_core_share"` // all else on the machine, in cores
+	StolenShare    float64   `json:"stolen_core_share"` // taken by the hypervisor, in cores
 }
 
 // report is the program's output.
@@ -44,13 +45,14 @@ type idleReport struct {
 
 // meter reads clocks at both ends of a stretch.
 type meter struct {
-	b                         *bench
-	at                        int64
-	server, own, busy, stolen float64
+	b                 *bench
+	at                int64
+	server            []float64
+	own, busy, stolen float64
 }
 
 func (b *bench) meter() meter {
-	m := meter{b: b, server: cpuSeconds(b.o.serverPID), own: ownCPUSeconds()}
+	m := meter{b: b, server: eachCPUSeconds(b.o.serverPIDs), own: ownCPUSeconds()}
 	m.busy, m.stolen = machineSeconds()
 	m.at = b.loop.clock()
 	return m
@@ -60,13 +62,18 @@ func (b *bench) meter() meter {
 // Shares are of the time until now, which may be longer.
 func (m meter) stage(n int, end int64) *stage {
 	wall := float64(m.b.loop.clock()-m.at) / 1e9
-	server, own := cpuSeconds(m.b.o.serverPID)-m.server, ownCPUSeconds()-m.own
+	parts, server, own := eachCPUSeconds(m.b.o.serverPIDs), 0.0, ownCPUSeconds()-m.own
 	busy, stolen := machineSeconds()
 	seconds := float64(end-m.at) / 1e9
 	each := 1e6 / float64(max(n, 1))
+	for i := range parts {
+		parts[i] -= m.server[i]
+		server += parts[i]
+		parts[i] *= each
+	}
 	return &stage{
 		Messages: n, Seconds: seconds, PerSecond: float64(n) / seconds,
-		ServerCPUus: server * each, ServerShare: server / wall,
+		ServerCPUus: server * each, ServerShare: server / wall, ServerParts: parts,
 		GeneratorCPUus: own * each, GeneratorShare: own / wall,
 		OthersShare: max(busy-m.busy-server-own, 0) / wall, StolenShare: (stolen - m.stolen) / wall,
 	}
@@ -235,7 +242,7 @@ func (b *bench) idleConnections() (*report, error) {
 	if err := b.idle(time.Second); err != nil {
 		return nil, err
 	}
-	before, start := rssBytes(b.o.serverPID), b.loop.clock()
+	before, start := rssBytes(b.o.serverPIDs), b.loop.clock()
 	if err := b.connectReaders(); err != nil {
 		return nil, err
 	}
@@ -243,7 +250,7 @@ func (b *bench) idleConnections() (*report, error) {
 	if err := b.idle(3 * time.Second); err != nil {
 		return nil, err
 	}
-	after := rssBytes(b.o.serverPID)
+	after := rssBytes(b.o.serverPIDs)
 	r := b.report()
 	r.Idle = &idleReport{
 		Connections: b.o.readers, RSSBefore: before, RSSAfter: after, SecondsToOpen: seconds,

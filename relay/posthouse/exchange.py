@@ -133,3 +133,8 @@ class Superseded(Struct, tag="superseded", gc=False):
 Effect = (
     Message | Outcomes | Result | Receipt | Subscribed | CaughtUp | Status | Error | EpochChanged | Superseded
 )
+
+Commands = list[tuple[int, list[Command]]]
+"""Commands of sessions, each with its session's number, in the order in which they were given."""
+Effects = list[tuple[int, list[Effect]]]
+"""Effects for sessions, by number."""

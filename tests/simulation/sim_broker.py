@@ -1,57 +1,68 @@
-"""The model of a broker: promoted as the server has to do it, then commits messages and promises what is committed."""
+"""The life of a broker in one process, over all its promotions: promoted as the server has to do it, run, ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from posthouse.broker import Broker, BrokerSettings
+from posthouse.link.frames import Frame
 from posthouse.single_active.member import Member
-from sim_store import Fence, Outcome
+from posthouse.store.interface import TOKEN_BYTES, Batch, Committed, Doubt, Fence, Recovered
+from sim_attachments import Attachments
+from sim_engine import SimEngine
+from sim_link import Link
+from sim_store import SimStore
 
 if TYPE_CHECKING:
     from sim_member import SimMember
 
 Answered = Callable[["SimMember"], None]
 PROMOTION_TIMEOUT_S = 1.5
-COMMIT_TIMEOUT_S = 0.6
-PAUSE_S = 0.4
-"""Between two messages."""
+SETTINGS = BrokerSettings(connections_per_key=64)
+"""A client that loses its connection leaves a session behind until the front that had it is known to be lost."""
 
 
 class SimBroker:
-    """One process's broker, over all its promotions."""
+    """One process's broker, and the fronts that are attached to it."""
 
     def __init__(self, member: SimMember) -> None:
         self.serves = False
         """It has been promoted and has not ended."""
         self._owner = member
+        world = member.world
+        self._store = world.store if world.fenced else SimStore(world.promises)
+        self._attachments: Attachments = member.attachments_type()
         self._life = 0
         """Rises with everything that makes answers of before worthless."""
-        self._fence = Fence(0, 0)
-        self._next = 0
-        self._in_flight = False
+        self._engine: SimEngine | None = None
         self._stopping = False
         self._ended = True
+
+    # --- links of other members
+
+    def received(self, link: Link, frame: Frame) -> None:
+        """The front of another member says something."""
+        self._attachments.received(link, frame)
+
+    def cut(self, link: Link) -> None:
+        """A link to it is lost."""
+        self._attachments.cut(link)
 
     # --- promotion
 
     def promote(self, transitions: int) -> None:
-        """Raise the epoch while the lease is held, read, serve."""
+        """Raise the epoch while the lease is held, reserve numbers, serve."""
         self._life += 1
-        life = self._life
+        life, store = self._life, self._store
         self._stopping = self._ended = False
-        world = self._owner.world
-        if not world.fenced:
-            world.after(0.005, self._owner.receiver(lambda m: m.broker._promoted(life)))
-            return
-        store = world.store
 
         def read_fence() -> Answered:
             seen = store.fence
-            return lambda m: m.broker._raise(life, seen, transitions)
+            return lambda m: self._raise(life, seen, transitions)
 
-        world.ask_store(self._owner, read_fence)
-        world.after(PROMOTION_TIMEOUT_S, self._owner.receiver(lambda m: m.broker._too_slow(life)))
+        self._owner.ask(store, read_fence)
+        self._owner.world.after(PROMOTION_TIMEOUT_S, self._owner.receiver(lambda m: self._too_slow(life)))
 
     def _raise(self, life: int, seen: Fence, transitions: int) -> None:
         if life != self._life or self._stopping:
@@ -59,35 +70,51 @@ class SimBroker:
         if not self._owner.member.holds(self._owner.clock()):
             self._fail("the lease is gone")
             return
-        store = self._owner.world.store
+        store = self._store
         epoch = max(seen.epoch, transitions) + 1
-        fence = Fence(epoch, self._owner.world.random.getrandbits(64))
+        token = self._owner.world.random.getrandbits(8 * TOKEN_BYTES).to_bytes(TOKEN_BYTES)
 
         def arrive() -> Answered:
-            done = store.promote(seen, epoch, fence.token)
-            length = len(store.log)
-            return lambda m: m.broker._raised(life, fence if done else None, length)
+            recovered = store.promote(seen, epoch, token)
+            return lambda m: self._raised(life, recovered)
 
-        self._owner.world.ask_store(self._owner, arrive)
+        self._owner.ask(store, arrive)
 
-    def _raised(self, life: int, fence: Fence | None, length: int) -> None:
+    def _raised(self, life: int, recovered: Recovered | None) -> None:
         if life != self._life or self._stopping:
             return
-        if fence is None:
+        if recovered is None:
             self._fail("another promotion came between")
             return
-        self._fence, self._next = fence, length
-        self._promoted(life)
+        durable = self._owner.world.fenced
+        broker = Broker(SETTINGS, recovered, durable, self._owner.clock(), self._owner.wall_ms())
+        batch = broker.next_batch()
+        assert batch is not None
+        self._commit_first(life, broker, recovered.fence, batch)
 
-    def _promoted(self, life: int) -> None:
+    def _commit_first(self, life: int, broker: Broker, fence: Fence, batch: Batch) -> None:
+        store = self._store
+
+        def arrive() -> Answered:
+            outcome = store.commit(fence, batch)
+            return lambda m: self._promoted(life, broker, fence, outcome)
+
+        self._owner.ask(store, arrive)
+
+    def _promoted(self, life: int, broker: Broker, fence: Fence, outcome: Committed | Doubt) -> None:
         if life != self._life or self._stopping:
             return
+        if not isinstance(outcome, Committed):
+            self._fail("fenced by another promotion")
+            return
+        broker.committed(outcome, self._owner.clock(), self._owner.wall_ms())
         self._owner.tell(Member.promoted)
         if self._owner.member.role.value == "active":
             self._life += 1
             self.serves = True
-            if self._owner.world.fenced:
-                self._work(self._life)
+            self._engine = self._owner.engine_type(self._owner, broker, fence, self._store)
+            self._owner.front.serve(self._engine)
+            self._attachments.serve(self._engine)
 
     def _too_slow(self, life: int) -> None:
         if life == self._life and not self._stopping and not self.serves:
@@ -97,60 +124,39 @@ class SimBroker:
         self._life += 1
         self._owner.tell(lambda member, now: member.promotion_failed(now, reason))
 
-    # --- work
-
-    def _work(self, life: int) -> None:
-        """Commit the next message."""
-        if life == self._life and self.serves and not self._stopping:
-            self._in_flight = True
-            self._commit(life, self._next, self._owner.world.random.getrandbits(64))
-
-    def _commit(self, life: int, position: int, message: int) -> None:
-        """Send a commit, and send it again until there is an answer."""
-        if life != self._life or position != self._next:
-            return
-        world, fence = self._owner.world, self._fence
-        store = world.store
-
-        def arrive() -> Answered:
-            outcome = store.commit(fence, position, message)
-            return lambda m: m.broker._committed(life, position, message, outcome)
-
-        world.ask_store(self._owner, arrive)
-        world.after(
-            COMMIT_TIMEOUT_S, self._owner.receiver(lambda m: m.broker._commit(life, position, message))
-        )
-
-    def _committed(self, life: int, position: int, message: int, outcome: Outcome) -> None:
-        if life != self._life or position != self._next:
-            return
-        if outcome is Outcome.FENCED:
-            self._owner.tell(Member.fenced)
-            return
-        self._next += 1
-        self._in_flight = False
-        self._owner.world.store.promise(position, message)
-        if self._stopping:
-            self._end(self._life)
-        else:
-            self._owner.world.after(PAUSE_S, self._owner.receiver(lambda m: m.broker._work(life)))
-
     # --- the end
 
     def stop(self, *, graceful: bool) -> None:
-        """Finish the commit that is under way, or drop it; then say so."""
+        """Finish what is under way, or drop it; then say so."""
         self._stopping = True
-        if not graceful:
-            self._life += 1
+        if graceful and self._engine is not None:
+            life = self._life
+            self._engine.drain(lambda: self._drained(life))
+            return
+        self._life += 1
+        if self._engine is not None:
+            self._engine.drop()
+            self._engine = None
+            self._owner.front.unserved()
+            self._attachments.serve(None)
+        self._end_soon()
+
+    def _drained(self, life: int) -> None:
+        if life == self._life:
+            self._engine = None
+            self._owner.front.unserved()
+            self._attachments.serve(None)
+            self._end_soon()
+
+    def _end_soon(self) -> None:
         life = self._life
-        delay = self._owner.world.random.random() * 0.05
-        if not graceful or not self._in_flight:
-            self._owner.world.after(delay, self._owner.receiver(lambda m: m.broker._end(life)))
+        delay_s = self._owner.world.random.random() * 0.05
+        self._owner.world.after(delay_s, self._owner.receiver(lambda m: self._end(life)))
 
     def _end(self, life: int) -> None:
         if life != self._life or self._ended:
             return
         self._ended = True
         self._life += 1
-        self.serves = self._in_flight = False
+        self.serves = False
         self._owner.tell(Member.stopped)

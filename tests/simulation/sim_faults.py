@@ -1,49 +1,20 @@
-"""What goes wrong in a run: drawn from the run's seed, and over at a time that is known."""
+"""What goes wrong with members, the lease and the store. Each fault says when it is over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from random import Random
 
 from sim_member import SimMember
 from sim_world import World
 
-
-class Kind(Enum):
-    """What a run is about."""
-
-    CALM = "calm"
-    """Single requests and answers are lost, wall clocks jump, watches break: nothing that costs the lease."""
-    OUTAGE = "outage"
-    """The lease is away for everybody, or everybody sleeps, one time apart from the next; the store fences."""
-    CHAOS = "chaos"
-    """Everything."""
-
-
-FIRST_FAULT_S = 8.0
-LAST_FAULT_S = 20.0
+Fault = Callable[[World, Random, float], None]
+"""Begins now and lasts for so many seconds, if it is one that lasts."""
 LONGEST_S = 8.0
-OVER_S = LAST_FAULT_S + LONGEST_S
-"""All in seconds of a run with the quick profile."""
+"""No fault lasts longer, in seconds of a run with the quick profile."""
 
 
-def plan(world: World, kind: Kind) -> None:
-    """Lay out the faults of a run."""
-    random = world.random
-    faults = {Kind.CALM: CALM, Kind.OUTAGE: OUTAGE, Kind.CHAOS: CHAOS}[kind]
-    for _ in range(random.randint(1, 7)):
-        fault = random.choice(faults)
-        begin = random.uniform(FIRST_FAULT_S, LAST_FAULT_S) * world.scale
-        lasts = random.choice((0.3, 1.5, 4.0, LONGEST_S)) * random.random() * world.scale
-        world.after(begin - world.now, _bound(fault, world, random, lasts))
-
-
-def _bound(fault: Fault, world: World, random: Random, lasts: float) -> Callable[[], None]:
-    return lambda: fault(world, random, lasts)
-
-
-def _some(world: World, random: Random) -> SimMember:
+def some(world: World, random: Random) -> SimMember:
     """The one at work more often than another."""
     at_work = [member for member in world.members if member.alive and member.broker.serves]
     return random.choice(at_work if at_work and random.random() < 0.6 else world.members)
@@ -51,7 +22,7 @@ def _some(world: World, random: Random) -> SimMember:
 
 def crash(world: World, random: Random, lasts: float) -> None:
     """kill -9; sometimes another member proves it."""
-    member = _some(world, random)
+    member = some(world, random)
     record = member.crash()
     if record is not None and random.random() < 0.5:
         for other in world.members:
@@ -63,7 +34,7 @@ def crash(world: World, random: Random, lasts: float) -> None:
 
 def pause(world: World, random: Random, lasts: float) -> None:
     """SIGSTOP and SIGCONT."""
-    member = _some(world, random)
+    member = some(world, random)
     member.pause()
     world.after(lasts, member.resume)
 
@@ -78,7 +49,7 @@ def suspend(world: World, random: Random, lasts: float) -> None:
 
 def cut_lease(world: World, random: Random, lasts: float) -> None:
     """A member is cut off from the lease, wholly or one way."""
-    member = _some(world, random)
+    member = some(world, random)
     way = random.choice(("requests", "answers", "both"))
     world.say(f"{member.name} and the lease are cut: {way}")
     member.deaf_requests = member.deaf_requests or way != "answers"
@@ -93,9 +64,24 @@ def cut_lease(world: World, random: Random, lasts: float) -> None:
     world.after(lasts, heal)
 
 
+def replace_active(world: World, random: Random, lasts: float) -> None:
+    """The one at work is cut off from the lease for so long that another one takes it, and works on meanwhile."""
+    at_work = [member for member in world.members if member.alive and member.broker.serves]
+    if at_work and not at_work[0].paused:
+        member = at_work[0]
+        world.say(f"{member.name} and the lease are cut for long")
+        member.deaf_requests = member.deaf_answers = True
+
+        def heal() -> None:
+            world.say(f"{member.name} and the lease are joined")
+            member.deaf_requests = member.deaf_answers = False
+
+        world.after(random.uniform(6.0, LONGEST_S) * world.scale, heal)
+
+
 def cut_store(world: World, random: Random, lasts: float) -> None:
     """A member is cut off from the store."""
-    member = _some(world, random)
+    member = some(world, random)
     world.say(f"{member.name} and the store are cut")
     member.cut_from_store = True
 
@@ -148,7 +134,7 @@ def deletion(world: World, random: Random, lasts: float) -> None:
 
 def hand_over(world: World, random: Random, lasts: float) -> None:
     """Somebody asks for another active member."""
-    member = _some(world, random)
+    member = some(world, random)
     if member.alive and not member.paused:
         other = random.choice(world.members)
         successor = random.choice(("", f"{other.name}.1"))
@@ -158,7 +144,7 @@ def hand_over(world: World, random: Random, lasts: float) -> None:
 
 def one_lost(world: World, random: Random, lasts: float) -> None:
     """One request, or the answer to one."""
-    member = _some(world, random)
+    member = some(world, random)
     world.say(f"{member.name} loses one request or answer")
     if random.random() < 0.4:
         member.lose_request = True
@@ -168,7 +154,7 @@ def one_lost(world: World, random: Random, lasts: float) -> None:
 
 def wall_jump(world: World, random: Random, lasts: float) -> None:
     """Somebody sets a wall clock."""
-    member = _some(world, random)
+    member = some(world, random)
     jump = random.choice((-1.0, 1.0)) * random.choice((2.0, 60.0, 3600.0))
     world.say(f"{member.name}'s wall clock jumps by {jump} s")
     member.wall_jump_s += jump
@@ -176,12 +162,12 @@ def wall_jump(world: World, random: Random, lasts: float) -> None:
 
 def watch_lost(world: World, random: Random, lasts: float) -> None:
     """A watch breaks."""
-    world.after(0.0, _some(world, random).receiver(lambda m: m.unwatch()))
+    world.after(0.0, some(world, random).receiver(lambda m: m.unwatch()))
 
 
 def blindness(world: World, random: Random, lasts: float) -> None:
     """The watch of a member breaks whenever it is begun, to the end of the run: a fault that is never over."""
-    member = _some(world, random)
+    member = some(world, random)
     world.say(f"{member.name} has no watch from now on")
     member.blind = True
 
@@ -190,41 +176,3 @@ def blindness(world: World, random: Random, lasts: float) -> None:
         world.after(0.5, again)
 
     again()
-
-
-Fault = Callable[[World, Random, float], None]
-
-
-def apart(fault: Fault) -> Fault:
-    """The same, but only when the last such fault was over for longer than a duration.
-
-    An outage that comes and goes can catch every request of the holder and none of a follower's.
-    """
-
-    def begin(world: World, random: Random, lasts: float) -> None:
-        if world.now >= world.spared_until:
-            world.spared_until = world.now + lasts + world.timing.duration_s * 1.2
-            fault(world, random, lasts)
-
-    return begin
-
-
-CALM: tuple[Fault, ...] = (one_lost, wall_jump, watch_lost, blindness)
-OUTAGE: tuple[Fault, ...] = (apart(outage), apart(outage), apart(suspend), wall_jump)
-CHAOS: tuple[Fault, ...] = (
-    crash,
-    pause,
-    pause,
-    suspend,
-    cut_lease,
-    cut_lease,
-    cut_store,
-    outage,
-    losses,
-    slowness,
-    deletion,
-    hand_over,
-    wall_jump,
-    watch_lost,
-    blindness,
-)

@@ -1,7 +1,6 @@
-"""A member in the simulation: the product's ``Member`` and a model of the broker beside it.
+"""A member in the simulation: the product's ``Member``, and beside it a broker and a front.
 
-The model of the broker takes the place of what the server does on ``Promote`` and ``StopWork``. Where fronts and their
-links join in, they attach to ``SimBroker`` in place of its own timer.
+``SimBroker`` takes the place of what the server does on ``Promote`` and ``StopWork``, ``SimFront`` that of its front.
 """
 
 from __future__ import annotations
@@ -10,16 +9,24 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from msgspec import Struct
+from posthouse.link.memory import Memory
 from posthouse.single_active.elector import Candidate, Elector
 from posthouse.single_active.leases.interface import Record
 from posthouse.single_active.member import Member, Promote, RoleChanged, StopWork
 from posthouse.single_active.outputs import Answer, Read, Request, Write
 from posthouse.single_active.roles import Role
+from sim_attachments import Attachments
 from sim_broker import SimBroker
+from sim_engine import SimEngine
+from sim_front import SimFront
+from sim_store import SimStore
 from sim_world import World
 
 SPARED_S = 4.0
 """A member that lost a single request loses no other one so soon."""
+START_MS = 1_700_000_000_000
+OWN_STORE_S = 0.001
+"""What a store in the own process takes to answer."""
 Receiver = Callable[["SimMember"], None]
 
 
@@ -28,6 +35,9 @@ class SimMember:
 
     member_type = Member
     elector_type = Elector
+    memory_type = Memory
+    engine_type = SimEngine
+    attachments_type = Attachments
 
     def __init__(self, world: World, name: str) -> None:
         random = world.random
@@ -48,11 +58,14 @@ class SimMember:
         self.lose_answer = False
         self.activations = 0
         self.doubts = 0
+        self.resumed = 0
+        """Sessions that went on at another broker."""
         self.member: Member
-        self.broker = SimBroker(self)
+        self.broker: SimBroker
+        self.front: SimFront
+        self.starts = 0
         self._offset = random.uniform(0.0, 1e6)
         self._spared_until = 0.0
-        self._starts = 0
         self._waiting: list[Receiver] = []
         self._tick = 0
         self._tick_due = inf
@@ -64,15 +77,16 @@ class SimMember:
         """A new process, with an id of its own."""
         if self.alive:
             return
-        self._starts += 1
+        self.starts += 1
         self.alive, self.paused = True, False
         self._waiting.clear()
-        candidate = Candidate(f"{self.name}.{self._starts}")
+        candidate = Candidate(f"{self.name}.{self.starts}")
         timing = self.world.timing
         jitter = self.world.random.random()
         elector = self.elector_type(candidate, timing, fenced=self.world.fenced, jitter=jitter)
         self.member = self.member_type(elector, retry_s=0.5)
         self.broker = SimBroker(self)
+        self.front = SimFront(self, self.starts)
         self._do(lambda: self.member.ready(self.clock()))
 
     def crash(self) -> Record | None:
@@ -81,8 +95,10 @@ class SimMember:
             return None
         self.world.say(f"{self.name} crashes")
         self.alive = False
+        self.world.reset_links(self.name)
+        self.front.end()
         record = self.world.table.record
-        return record if record and record.holder == f"{self.name}.{self._starts}" else None
+        return record if record and record.holder == f"{self.name}.{self.starts}" else None
 
     def pause(self) -> None:
         """Nothing is executed."""
@@ -96,6 +112,7 @@ class SimMember:
             return
         self.world.say(f"{self.name} goes on")
         self.paused = False
+        self.world.unchecked = True
         waiting, self._waiting = self._waiting, []
         self.world.random.shuffle(waiting)
         for receive in waiting:
@@ -106,14 +123,18 @@ class SimMember:
         """The running clock of this member."""
         return self._offset + self.rate * self.world.now
 
+    def wall_ms(self) -> int:
+        """Its wall clock, in milliseconds of the Unix epoch."""
+        return START_MS + int((self.world.now + self.wall_jump_s) * 1000)
+
     # --- what reaches it
 
     def receiver(self, receive: Receiver) -> Callable[[], None]:
         """A call for the world that reaches this start of the process, and no later one."""
-        start = self._starts
+        start = self.starts
 
         def reach() -> None:
-            if self.alive and self._starts == start:
+            if self.alive and self.starts == start:
                 if self.paused:
                     self._waiting.append(receive)
                 else:
@@ -165,6 +186,17 @@ class SimMember:
         self._spared_until = self.world.now + SPARED_S * self.world.scale
         return True
 
+    def ask(self, store: SimStore, ask: Callable[[], Receiver]) -> None:
+        """Something happens at a store; its answer comes back, unless the store is away."""
+        if store is self.world.store:
+            self.world.ask_store(self, ask)
+        else:
+
+            def answer(member: SimMember) -> None:
+                ask()(member)
+
+            self.world.after(OWN_STORE_S, self.receiver(answer))
+
     # --- what it does
 
     def acts(self) -> bool:
@@ -176,6 +208,7 @@ class SimMember:
         return self.alive and not self.paused and self.member.holds(self.clock())
 
     def _do(self, call: Callable[[], Sequence[Struct]]) -> None:
+        self.world.unchecked = True
         for output in call():
             if isinstance(output, Read | Write):
                 self.world.request(self, output)
@@ -185,6 +218,9 @@ class SimMember:
                 self.broker.stop(graceful=output.graceful)
             elif isinstance(output, RoleChanged):
                 self._changed(output)
+        record = self.member.elector.record
+        if record is not None and not record.released:
+            self.front.follow(record.holder)
         due = self.member.next_deadline()
         if due != self._tick_due:
             self._tick_due = due
@@ -201,7 +237,7 @@ class SimMember:
             self._do(lambda: self.member.tick(self.clock()))
 
     def _changed(self, change: RoleChanged) -> None:
-        self.world.say(f"{self.name}.{self._starts} is {change.role.value}: {change.reason}")
+        self.world.say(f"{self.name}.{self.starts} is {change.role.value}: {change.reason}")
         if change.role is Role.ACTIVE and change.before is Role.PROMOTING:
             self.activations += 1
         elif change.role is Role.IN_DOUBT:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
+from msgspec import structs
+from posthouse.broker import Port
+from posthouse.exchange import Attend, Command, Commands, Resume
+from posthouse.link.acknowledged import Acknowledged
+from posthouse.link.memory import Memory
 from posthouse.single_active.elector import Elector
 from posthouse.single_active.member import Member, MemberOutput
 from posthouse.single_active.outputs import Output
 from posthouse.single_active.sighting import Sighting
+from posthouse.store.interface import Batch, Committed, Doubt, Fence
+from posthouse.wire.messages import Publish
+from sim_attachments import Attachments
+from sim_engine import SimEngine
+from sim_link import Link
 from sim_member import SimMember
-from sim_store import Fence, Outcome, SimStore
+from sim_store import SimStore
 
 
 class CountsFromTheAnswer(Elector):
@@ -106,8 +116,111 @@ class UncheckedStore(SimStore):
 
 
 class BlindStore(SimStore):
-    """The same, and the simulation does not look either: what was promised is written over."""
+    """The same, and the simulation does not look either: the end of the store is where the last writer says."""
 
-    def commit(self, fence: Fence, position: int, message: int) -> Outcome:
-        self.log[position:] = [message]
-        return Outcome.COMMITTED
+    def commit(self, fence: Fence, batch: Batch) -> Committed | Doubt:
+        if fence != self.fence:
+            last = max((one.seq for one in batch.appends), default=0)
+            for seq in [seq for seq in self._state.messages if last and seq > last]:
+                self._state.remove(seq)
+            self._state.batch = 0
+        return self._write(self.fence, batch)
+
+
+class ForgetsPublishes(Memory):
+    """Of what a session goes on with, its publishes without a result are left out."""
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes):
+            yield [
+                (number, [one for one in commands if not isinstance(one, Publish)])
+                for number, commands in batch
+            ]
+
+
+class ForgetsSubscriptions(Memory):
+    """The same for what it reads."""
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes):
+            yield [
+                (number, [one for one in commands if not isinstance(one, Attend)])
+                for number, commands in batch
+            ]
+
+
+class ForgetsWhatIsHeld(Memory):
+    """The next broker is not told what clients hold."""
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes):
+            yield [(number, [_without_held(one) for one in commands]) for number, commands in batch]
+
+
+def _without_held(command: Command) -> Command:
+    return structs.replace(command, held=[]) if isinstance(command, Resume) else command
+
+
+class AcksWhatIsHeld(Memory):
+    """What clients only hold is told to the next broker as acknowledged."""
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes):
+            yield [(number, [_with_held_as_acked(one) for one in commands]) for number, commands in batch]
+
+
+def _with_held_as_acked(command: Command) -> Command:
+    return structs.replace(command, held=[], acked=command.held) if isinstance(command, Resume) else command
+
+
+class ForgetsAcks(Memory):
+    """Acks are not repeated. That loses nothing: messages come again."""
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        self.acknowledged = Acknowledged()
+        return super().resume_batches(max_messages, max_bytes)
+
+
+class TakesOldGenerations(Attachments):
+    """Fronts are told apart by the member alone: commands of an older attachment go to the newer one's port."""
+
+    def port_of(self, engine: SimEngine, link: Link) -> Port | None:
+        attached = self._ports.get(link.member)
+        if attached is not None and attached[0].generation > link.generation:
+            return attached[1]
+        return super().port_of(engine, link)
+
+
+class DoesNotAsk(SimEngine):
+    """Effects leave without a look at the lease."""
+
+    def authority(self) -> tuple[bool, bool]:
+        return True, True
+
+
+class PublishForgettingMember(SimMember):
+    memory_type = ForgetsPublishes
+
+
+class SubscriptionForgettingMember(SimMember):
+    memory_type = ForgetsSubscriptions
+
+
+class HeldForgettingMember(SimMember):
+    memory_type = ForgetsWhatIsHeld
+
+
+class HeldAckingMember(SimMember):
+    memory_type = AcksWhatIsHeld
+
+
+class AckForgettingMember(SimMember):
+    memory_type = ForgetsAcks
+
+
+class OldGenerationMember(SimMember):
+    attachments_type = TakesOldGenerations
+
+
+class NotAskingMember(SimMember):
+    engine_type = DoesNotAsk

@@ -1,70 +1,61 @@
-"""The model of a store: a fence that is raised by compare-and-set, a log, and what was promised of it."""
+"""The model of a store: what it holds is the product's memory store, and it looks at every commit.
+
+What arrives at the store happens at that instant. A commit that arrives again has the outcome it had.
+"""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import NamedTuple
-
-
-class Violation(AssertionError):
-    """Something happened that must never happen."""
-
-
-class Fence(NamedTuple):
-    """The epoch and the promotion that raised it."""
-
-    epoch: int
-    token: int
-
-
-class Outcome(Enum):
-    """Of a commit."""
-
-    COMMITTED = "committed"
-    FENCED = "fenced"
+from posthouse.store.interface import FENCED, Batch, Committed, Doubt, Fence, Reader, Recovered
+from posthouse.store.memory import MemoryStore
+from sim_promises import Promises, Violation
 
 
 class SimStore:
-    """What arrives at the store happens at that instant."""
+    """Shared by all members, if it fences; otherwise each process has one of its own."""
 
-    def __init__(self) -> None:
-        self.fence = Fence(0, 0)
-        self.log: list[int] = []
-        self.promised: dict[int, int] = {}
-        """Position in the log by the message that was promised to be there."""
+    def __init__(self, promises: Promises) -> None:
+        store = MemoryStore()
+        self.reader: Reader = store.open_reader()
+        self._state = store._state
+        self._writer = store.open_writer()
+        self._promises = promises
+        self._last: tuple[Batch, Committed | Doubt] | None = None
 
-    def promote(self, seen: Fence, epoch: int, token: int) -> bool:
+    @property
+    def fence(self) -> Fence:
+        """As it is now."""
+        return self._writer.fence()
+
+    def messages(self) -> set[str]:
+        """The ids of all that is stored."""
+        return {one.row.id for one in self._state.messages.values()}
+
+    def promote(self, seen: Fence, epoch: int, token: bytes) -> Recovered | None:
         """Raise the epoch if the fence is the one seen."""
-        if seen != self.fence:
-            return False
-        if epoch <= self.fence.epoch:
-            raise Violation(f"epoch {epoch} after {self.fence.epoch}")
-        self.fence = Fence(epoch, token)
-        return True
+        now = self.fence
+        if seen == now and epoch <= now.epoch:
+            raise Violation(f"epoch {epoch} after {now.epoch}")
+        return self._writer.promote(seen, epoch, token)
 
     def lets(self, fence: Fence) -> bool:
         """Whether this fence may write."""
         return fence == self.fence
 
-    def commit(self, fence: Fence, position: int, message: int) -> Outcome:
-        """Write a message at a position; the same one again changes nothing."""
+    def commit(self, fence: Fence, batch: Batch) -> Committed | Doubt:
+        """Write a batch, unless another promotion has replaced its fence."""
         if not self.lets(fence):
-            return Outcome.FENCED
+            return FENCED
         if fence != self.fence:
             raise Violation(f"a commit of epoch {fence.epoch} in epoch {self.fence.epoch}")
-        if position == len(self.log):
-            self.log.append(message)
-        elif self.log[position] != message:
-            self.log[position] = message
-        return Outcome.COMMITTED
+        return self._write(fence, batch)
 
-    def promise(self, position: int, message: int) -> None:
-        """Somebody was told that the message is stored."""
-        self.promised[message] = position
-        self.check()
-
-    def check(self) -> None:
-        """Everything promised is there."""
-        for message, position in self.promised.items():
-            if position >= len(self.log) or self.log[position] != message:
-                raise Violation(f"message {message} was promised and is lost")
+    def _write(self, fence: Fence, batch: Batch) -> Committed | Doubt:
+        if self._last is not None and self._last[0] is batch:
+            return self._last[1]
+        for seq in batch.deletes:
+            held = self._state.messages.get(seq)
+            if held is not None:
+                self._promises.deleted(held.row.id)
+        outcome = self._writer.commit(batch, fence)
+        self._last = batch, outcome
+        return outcome

@@ -11,29 +11,43 @@ from fault_lease import LeaseTable
 from posthouse.single_active.leases.interface import Record
 from posthouse.single_active.outputs import Read, Refusal, Request
 from posthouse.single_active.timing import QUICK, Timing
-from sim_store import SimStore, Violation
+from sim_promises import Promises, Violation
+from sim_store import SimStore
 
 if TYPE_CHECKING:
+    from sim_client import SimClient
+    from sim_link import Link
     from sim_member import SimMember
 
 LATEST_S = 2.0
 """No request is under way for longer."""
+LATEST_ON_A_LINK_S = 0.5
 
 
 class World:
     """What is outside of the members. ``now`` is the true time in seconds."""
 
-    def __init__(self, random: Random, store: SimStore, timing: Timing, *, fenced: bool) -> None:
+    def __init__(self, random: Random, store_type: type[SimStore], timing: Timing, *, fenced: bool) -> None:
         self.now = 0.0
         self.random = random
         self.fenced = fenced
         self.timing = timing
         self.scale = timing.duration_s / QUICK.duration_s
         """All that lasts in a run lasts longer by this."""
-        self.store = store
+        self.promises = Promises(strict=fenced)
+        self.store = store_type(self.promises)
+        """Shared by all, if it fences; otherwise nobody uses it."""
         self.table = LeaseTable()
         self.table.changed.append(self._changed)
         self.members: list[SimMember] = []
+        self.clients: list[SimClient] = []
+        self.links: list[Link] = []
+        self.cut_ways: set[tuple[str, str]] = set()
+        """From the first to the second member no frame of a link arrives."""
+        self.link_slow = 0.0
+        """Chance that a frame is late by up to LATEST_ON_A_LINK_S, and with it what follows."""
+        self.unchecked = False
+        """A member was told something since it was last looked who acts: time alone lets nobody begin to."""
         self.loss = 0.0
         """Chance that a message to or from the lease is lost."""
         self.slow = 0.0
@@ -59,7 +73,9 @@ class World:
         while events and events[0][0] <= until:
             self.now, _, call = heappop(events)
             call()
-            self._check_alone()
+            if self.unchecked:
+                self.unchecked = False
+                self._check_alone()
         self.now = until
 
     def say(self, text: str) -> None:
@@ -115,6 +131,29 @@ class World:
 
         if not member.cut_from_store:
             self.after(self.delay(), arrive)
+
+    # --- links
+
+    def link_delay(self) -> float:
+        """How long a frame is under way, if those before it are not later."""
+        random = self.random.random
+        if self.link_slow and random() < self.link_slow:
+            return random() * LATEST_ON_A_LINK_S
+        return 0.0005 + 0.002 * random()
+
+    def reset_links(self, member: str) -> None:
+        """All links of a member break, with or without what is under way."""
+        self.say(f"links of {member} break")
+        self.links = [link for link in self.links if not link.gone]
+        for link in self.links:
+            if member in link.ends:
+                link.reset(loses=self.random.random() < 0.5)
+
+    def join_links(self) -> None:
+        """All ways of links are whole again."""
+        self.cut_ways.clear()
+        for link in self.links:
+            link.arrive()
 
     # --- what must hold
 

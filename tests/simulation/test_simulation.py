@@ -9,11 +9,18 @@ from collections import Counter
 import pytest
 from sim_member import SimMember
 from sim_mutations import (
+    AckForgettingMember,
     AnswerCountingMember,
     BlindStore,
     CountingOnMember,
     EarlyReleasingMember,
+    HeldAckingMember,
+    HeldForgettingMember,
+    NotAskingMember,
     NotReadingMember,
+    OldGenerationMember,
+    PublishForgettingMember,
+    SubscriptionForgettingMember,
     UncheckedStore,
     WallClockMember,
     WatchTrustingMember,
@@ -21,7 +28,7 @@ from sim_mutations import (
 from sim_run import RunFailed, run
 from sim_store import SimStore
 
-RUNS = 3000
+RUNS = 2000
 MUTATION_RUNS = 2000
 
 
@@ -32,10 +39,12 @@ def test_no_seed_breaks_an_invariant() -> None:
     for seed in seeds:
         happened.update(run(seed))
     if not only:
-        # The runs were not empty: hand-overs and failovers, doubt, promises.
+        # The runs were not empty: hand-overs and failovers, doubt, promises of both kinds, sessions that went on.
         assert happened["promotions"] > RUNS * 1.2
         assert happened["doubts"] > RUNS * 0.1
         assert happened["promised"] > RUNS * 10
+        assert happened["stored"] > RUNS * 2
+        assert happened["resumed"] > RUNS * 0.5
 
 
 def test_a_run_follows_from_its_seed_alone() -> None:
@@ -52,7 +61,13 @@ def test_a_run_follows_from_its_seed_alone() -> None:
         (CountingOnMember, SimStore, "promotions without a reason (outage)"),
         (WatchTrustingMember, SimStore, "0 active members"),
         (SimMember, UncheckedStore, "a commit of epoch"),
-        (SimMember, BlindStore, "was promised and is lost"),
+        (SimMember, BlindStore, "was promised and"),
+        (PublishForgettingMember, SimStore, "has no answer to"),
+        (SubscriptionForgettingMember, SimStore, "was promised and has not come"),
+        (HeldForgettingMember, SimStore, "is sent it again"),
+        (HeldAckingMember, SimStore, "its reader has not acknowledged it"),
+        (OldGenerationMember, SimStore, "that it does not wait for"),
+        (NotAskingMember, SimStore, "which may not act"),
     ],
     ids=[
         "deadline-from-answer",
@@ -63,6 +78,12 @@ def test_a_run_follows_from_its_seed_alone() -> None:
         "watch-for-lease",
         "no-epoch-check",
         "no-epoch-check-unseen",
+        "publishes-forgotten",
+        "subscriptions-forgotten",
+        "held-forgotten",
+        "held-acknowledged",
+        "old-generation",
+        "may-act-not-asked",
     ],
 )
 def test_weakened_code_is_caught(
@@ -75,3 +96,11 @@ def test_weakened_code_is_caught(
             if invariant in failed.why:
                 return
     pytest.fail(f"{MUTATION_RUNS} seeds did not break the invariant {invariant!r}")
+
+
+def test_acks_that_are_not_repeated_bring_messages_again_and_lose_none() -> None:
+    for seed in range(MUTATION_RUNS):
+        again = run(seed, AckForgettingMember)["repeated"]
+        if again and again > run(seed)["repeated"]:
+            return
+    pytest.fail(f"in {MUTATION_RUNS} seeds no message came again")

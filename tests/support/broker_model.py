@@ -44,6 +44,8 @@ class Client:
     by_address: set[bytes] = field(default_factory=set)
     came_by: dict[bytes, str] = field(default_factory=dict)
     """By which bucket, the last time."""
+    unnumbered: set[bytes] = field(default_factory=set)
+    """Outstanding from a broker that had not stored them: a mark names the number that this one had given it."""
     last: dict[str, int] = field(default_factory=dict)
     """By place, the seq of the last first delivery."""
 
@@ -79,6 +81,8 @@ class Model:
         """Bucket, reader and text, at which step."""
         self.declined: set[bytes] = set()
         """Refused with ``not-mine`` by an owner: it may come again."""
+        self.passed_over: set[bytes] = set()
+        """Somebody was done with it: others may have been sent what came after it, and it itself if that was lost."""
         self.void: dict[bytes, int] = {}
         """When a publish of it was last refused: whoever still holds it may be sent it again."""
         self.least: dict[bytes, int] = {}
@@ -123,6 +127,7 @@ class Model:
             if text not in client.outstanding:
                 continue
             del client.outstanding[text]
+            self.passed_over.add(text)
             client.put_off.pop(text, None)
             if self._is_owner(client, text):
                 # If it came by bucket, the address may have been subscribed to since: then this deletes it.
@@ -142,6 +147,7 @@ class Model:
                 client.put_off[text] += 1
                 continue
             del client.outstanding[text]
+            self.passed_over.add(text)
             client.put_off.pop(text, None)
             if self._is_owner(client, text):
                 if nack.code == "undecryptable":
@@ -163,8 +169,14 @@ class Model:
     def _mark(self, client: Client, text: bytes) -> None:
         bucket = client.came_by.get(text)
         reader = client.places[bucket] if bucket is not None else None
+        if text in client.unnumbered or self._is_repeated(text):
+            return
         if bucket is not None and reader is not None:
             self.marked[bucket, reader, text] = self.step
+
+    def _is_repeated(self, text: bytes) -> bool:
+        """Whether a repeat of it is under way: one that asks for more may get a number of its own."""
+        return sum(text == one for client in self.clients.values() for one, _ in client.refs.values()) > 1
 
     def close(self, number: int) -> None:
         del self.clients[number]
@@ -196,6 +208,8 @@ class Model:
         held = self.stored_texts()
         for key in [key for key in self.marked if key[2] not in held]:
             del self.marked[key]
+        for client in self.clients.values():
+            client.unnumbered.update(text for text in client.outstanding if text not in held)
 
     def fenced(self, clock_before_ms: int) -> None:
         """The same, but acks and marks that were not committed are lost."""
@@ -308,9 +322,11 @@ class Model:
             assert again or self._may_be_gone(text), "sent while outstanding"
             client.put_off[text] -= 1
         client.outstanding[text] = self.step
+        client.unnumbered.discard(text)
         if text not in client.seen:
-            assert client.last.get(place, 0) < message.seq, "first deliveries in the order of seq"
-            client.last[place] = message.seq
+            in_order = client.last.get(place, 0) < message.seq
+            assert in_order or text in self.passed_over, "first deliveries in the order of seq"
+            client.last[place] = max(message.seq, client.last.get(place, 0))
             client.seen.add(text)
 
     # --- the store

@@ -101,17 +101,26 @@ class Rig:
     def hand_over(self) -> None:
         """Another broker takes over all sessions, of which everything has been heard. Reads under way are lost."""
         self.listen()
-        self._go_on(self.broker.export(self.port))
+        sessions = self.broker.export(self.port)
+        self._again()
+        self._handle(sessions)
 
-    def lose(self) -> None:
-        """The broker is lost, with effects that nobody has taken; a front that remembers its sessions goes on."""
-        self._go_on(self.memory.resume())
+    def lose(self, most_messages: int = 4, most_bytes: int = 1024) -> None:
+        """The broker is lost, with effects that nobody has taken; a front that remembers its sessions goes on.
 
-    def _go_on(self, sessions: list[tuple[int, list[Command]]]) -> None:
+        It does so in batches of at most so many messages and bytes.
+        """
+        memory = self.memory
+        self._again()
+        self.memory = memory
+        for batch in memory.resume_batches(most_messages, most_bytes):
+            self._handle(batch)
+
+    def _again(self) -> None:
+        """Another broker; what was heard is not forgotten."""
         heard = self.heard
         self.promote()
         self.heard = heard
-        self._handle(sessions)
 
     # --- sessions
 
@@ -254,6 +263,7 @@ class Rig:
     def tick(self) -> None:
         """What the engine does at a deadline."""
         self.broker.tick(self.now, self.wall_ms)
+        self.memory.expire(self.now)
         self.begin()
 
     def ticks(self, number: int = 2) -> None:

@@ -12,10 +12,11 @@ from bench.errors import BenchError
 from bench.goals import GOALS
 from bench.plan import FULL, SUBJECTS, Peer, cases
 from bench.plot import COLOURS, svg
-from bench.report import BEGIN, END, markdown, number, replace_section, table, write_page
+from bench.report import BEGIN, END, markdown, replace_section, write_page
 from bench.results import Faults, Figures, Idle, Latency, Machine, Report, ResultFile, Run, Stage
 from bench.runner import find_servers, one_line
 from bench.servers import parse_counters
+from bench.tables import number, table
 
 
 def stage(cpu_us: float, per_second: float = 50_000.0, others: float = 0.0) -> Stage:

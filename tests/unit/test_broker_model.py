@@ -221,6 +221,14 @@ class BrokerMachine(RuleBasedStateMachine):
             self.model.handed_over(clock_ms)
         self.said()
 
+    @rule(really=st.integers(0, 3))
+    def lose(self, really: int) -> None:
+        if really == 3:
+            clock_ms = self.rig.broker.clock.now_ms
+            self.rig.lose()
+            self.model.handed_over(clock_ms)
+            self.said()
+
     # --- the end
 
     def teardown(self) -> None:

@@ -243,6 +243,24 @@ def test_an_ack_that_no_broker_confirmed_answers_the_publish_that_comes_again() 
     assert messages(rig.hear(1)) == []
 
 
+def test_acks_of_sessions_that_have_ended_are_told_under_no_session() -> None:
+    rig = Rig()
+    rig.publish(9, ALICE, b"1", b"2")
+    held = [Held(id_of(text), seq, None, ALICE, 1) for text, seq in ((b"1", rig.stored()[0]), (b"3", 0))]
+    rig.promote()
+    rig.handle(0, Resume(Open(None, False, 1, 0), [], held, [], {}), Close())
+    assert rig.port.sessions == {} and len(rig.broker.ledger.deletes) == 1  # nothing is deleted for number 0
+    rig.commit()
+    assert len(rig.stored()) == 1
+    heard = results(rig.publish(9, ALICE, b"1", b"2", b"3"))
+    assert {ref: (status, state) for ref, status, state in heard} == {
+        0: ("duplicate", "delivered"),
+        1: ("duplicate", "stored"),
+        2: ("duplicate", "delivered"),
+    }
+    assert texts(rig.owner(1)) == [b"2"]
+
+
 def test_the_order_in_which_fronts_attach_does_not_matter() -> None:
     rig = Rig()
     rig.owner(1)

@@ -6,6 +6,7 @@ import pytest
 from posthouse.config import load
 from posthouse.exchange import Credit
 from posthouse.server import settings
+from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine
 from posthouse.server.front import Front
 from posthouse.session.settings import Conditions
@@ -24,13 +25,10 @@ class Broker:
         self.now = 0.0
         self.credit = 0
 
-    def open_port(self, wake: object) -> None:
-        return None
-
-    def take_effects(self, port: object) -> list[object]:
+    def take(self) -> list[object]:
         return []
 
-    def submit(self, port: object, batch: list[tuple[int, list[object]]]) -> list[object]:
+    def submit(self, batch: list[tuple[int, list[object]]]) -> list[object]:
         for _, commands in batch:
             self.credit += sum(command.bytes for command in commands if isinstance(command, Credit))
         return []
@@ -51,6 +49,7 @@ def test_credit_comes_back_when_the_socket_goes_on(outbound: int, unread: int) -
         limits=settings.front_limits(config),
         loop=peer.endpoint.loop,
     )
+    front.upstream = cast(Upstream, broker)
     peer.endpoint.session_factory = front.session_factory
     peer.open()
     (hello,) = MSGPACK.encode([Hello(client="test")], 2**20)

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from posthouse.config import load
-from posthouse.server import lease
 from posthouse.store.interface import StoreUnusable
-from posthouse.store.locks import Lease, LeaseHolder, own_open, read_lease_holder, share_open, take_lease
+from posthouse.store.locks import LeaseHolder, own_open, read_lease_holder, share_open, take_lease
 
 HOLD = """
 import sys, time
@@ -129,15 +127,3 @@ def test_a_lease_on_a_full_disk_is_refused_in_one_line_and_given_back(
         disk.setattr(os, "pwrite", full)
         take_lease(path, LeaseHolder(1, 1.0))
     assert take_lease(path, LeaseHolder(1, 1.0)) is not None
-
-
-def test_a_relay_starts_though_somebody_was_just_asking_who_is_active(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = [None, None]
-
-    def beaten(at: Path, holder: LeaseHolder) -> Lease | None:
-        return asked.pop() if asked else take_lease(at, holder)
-
-    monkeypatch.setattr(lease, "take_lease", beaten)
-    assert lease.take(load(overrides={"store.url": f"sqlite:///{path}"})) is not None

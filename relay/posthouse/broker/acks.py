@@ -89,15 +89,18 @@ class Acks:
                 break
 
     def acked_before(self, session: Session, held: Held) -> None:
-        """An ack of a message that an earlier broker sent, and that this one has not come across."""
+        """An ack of a message that an earlier broker sent, and that this one has not come across.
+
+        ``held.reader`` names the owner where it is not this session that has acknowledged it. ``held.seq`` 0: the
+        earlier broker has deleted it.
+        """
         if held.bucket is not None:
             if held.reader is not None:
                 self._mark_for(held.seq, held.bucket, held.reader)
             return
-        name = session.address
+        name = held.reader or session.address
         assert name is not None
         self._recent.add(name, held.id)
-        self._counters.acked_late += 1
         box = self._directory.addresses.get(name)
         pending = box.pending.get(held.id) if box is not None else None
         if pending is not None:  # its sender has published it again
@@ -106,9 +109,15 @@ class Acks:
             self._results.leave(pending)
             self._results.delivered(pending)
             self._counters.delivered_late += 1
-        self._ledger.delete_unseen(held.seq)
-        self._delivery.attempts.forget(name, held.seq)
-        self._results.was_delivered(name, held.id)
+        if held.seq:
+            self._counters.acked_late += 1
+            self._ledger.delete_unseen(held.seq)
+            self._delivery.attempts.forget(name, held.seq)
+            self._results.was_delivered(name, held.id)
+
+    def was_acked(self, place: str, message: str) -> bool:
+        """Whether the owner of a mailbox is known to have acknowledged a message lately."""
+        return self._recent.has(place, message)
 
     def _acked(self, entry: Entry) -> None:
         """An ack of a message that is, or is about to be, in the store."""

@@ -200,9 +200,9 @@ class Broker:
         """Whether a batch should start now, without waiting for a tick."""
         return self.ledger.pressing
 
-    def next_batch(self) -> Batch | None:
-        """The next batch to commit; None while one is under way or there is nothing to write."""
-        batch = self.ledger.next_batch(self._now, self.clock.now_ms, self._publishing.seq)
+    def next_batch(self, check: bool = False) -> Batch | None:
+        """The next batch to commit; None while one is under way or there is nothing to write (unless ``check``)."""
+        batch = self.ledger.next_batch(self._now, self.clock.now_ms, self._publishing.seq, check)
         if batch is not None and not self.ledger.acks_wait:
             self._confirming = [(port, port.handled) for port in self._ports]
         return batch

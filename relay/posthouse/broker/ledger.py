@@ -224,14 +224,15 @@ class Ledger:
         """Whether a batch should start without waiting for a tick."""
         return self.committing is None and bool(self.urgent or self.confirmations or self.purges)
 
-    def next_batch(self, now: float, now_ms: int, next_seq: int) -> Batch | None:
+    def next_batch(self, now: float, now_ms: int, next_seq: int, check: bool = False) -> Batch | None:
         """The next batch for the store, or None while one is under way or nothing waits.
 
-        ``now`` is in seconds of the running clock, ``now_ms`` in milliseconds of the store clock.
+        ``now`` is in seconds of the running clock, ``now_ms`` in milliseconds of the store clock. ``check``: have
+        one even if it writes nothing, for the sake of the fence that the store checks.
         """
         if self.committing is not None:
             return None
-        if now < self._rest_until and not (self.urgent or self.confirmations):
+        if now < self._rest_until and not (self.urgent or self.confirmations or check):
             return None
         expire = self.expiry_due(now_ms)
         reserve = (
@@ -240,9 +241,8 @@ class Ledger:
             else None
         )
         marks = self._take_marks() if self.marks else []
-        if not (
-            self.urgent or self.deletes or marks or self.confirmations or self.purges or expire or reserve
-        ):
+        waits = self.urgent or self.deletes or marks or self.confirmations or self.purges
+        if not (waits or expire or reserve or check):
             return None
         self._number += 1
         batch = Batch(

@@ -46,6 +46,10 @@ class Resuming:
             session.sender = Sender(session)
             for wanted in resume.wanted:
                 self._results.want_again(session.sender, wanted)
+                if self._acks.was_acked(
+                    wanted.place, wanted.id
+                ):  # the earlier broker's receipt did not get here
+                    self._results.was_delivered(wanted.place, wanted.id)
         return session
 
     def export(self, port: Port, now_ms: int) -> list[tuple[int, list[Command]]]:
@@ -78,7 +82,7 @@ def _resumed(session: Session, results: Results) -> Resume:
         structs.replace(one, again=one.again or one.id in put_off) for one in (session.before or {}).values()
     ]
     for entry in session.out.values():
-        held.append(Held(entry.id, entry.seq, None, None, entry.deliveries, entry.id in put_off))
+        held.append(Held(entry.id, entry.seq, None, session.address, entry.deliveries, entry.id in put_off))
     for loan in session.lent.values():
         if loan.id not in session.out:
             again = loan.id in put_off

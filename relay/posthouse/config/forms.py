@@ -56,6 +56,15 @@ def _listen_address(text: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _peer_address(text: str) -> str:
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or path.endswith("/"):
+            raise ValueError(f"{text!r} does not name a socket by its whole path")
+        return text
+    return _listen_address(text)
+
+
 def _public_name(text: str) -> str:
     """docs/protocol.md 2.1: lower case, default ports left out, IPv6 in brackets."""
     has_port = ":" in text and not text.endswith("]")
@@ -79,5 +88,6 @@ def _store_url(text: str) -> str:
 
 
 LISTEN_ADDRESS = Form("HOST:PORT, an IPv6 host in brackets", _listen_address)
+PEER_ADDRESS = Form("unix:/absolute/path or HOST:PORT, an IPv6 host in brackets", _peer_address)
 PUBLIC_NAME = Form("HOST or HOST:PORT, as in the URL that clients dial", _public_name)
 STORE_URL = Form("memory:, sqlite:///relative/path, sqlite:////absolute/path or postgresql://…", _store_url)

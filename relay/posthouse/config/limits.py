@@ -48,6 +48,26 @@ class Limits:
             maximum=100_000,
         ),
     ] = 8
+    hold_s: Annotated[
+        float,
+        Setting(
+            "After this long without an active instance publishes are rejected not-active; until then they wait.",
+            why="Changes of the active take a fraction of a second; a silent one the lease's duration.",
+            unit="s",
+            minimum=0,
+            maximum=3600,
+            zero="at once",
+        ),
+    ] = 8.0
+    max_held_bytes: Annotated[
+        int,
+        Setting(
+            "What clients may send, in all, while no instance is active; beyond it publishes are rejected not-active.",
+            why="A few seconds of a busy relay's messages.",
+            unit="bytes",
+            minimum=KIB,
+        ),
+    ] = 32 * MIB
     handshake_timeout_s: Annotated[
         float,
         Setting(

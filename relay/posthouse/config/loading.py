@@ -174,8 +174,35 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"server.{missing}", f"it is empty while server.{present} is set", "both or neither"
         )
-    if config.lease.kind == "file" and config.store.url == "memory:":
-        raise ConfigError("lease.kind", "'file' has no file to lock with store.url 'memory:'", "auto or none")
+    _check_lease(config)
+    peer = config.peer
+    files = {"tls_cert": peer.tls_cert, "tls_key": peer.tls_key, "tls_ca": peer.tls_ca}
+    if any(files.values()) and not all(files.values()):
+        missing = next(name for name, value in files.items() if not value)
+        raise ConfigError(f"peer.{missing}", "it is empty while others of peer.tls_* are set", "all or none")
+    if peer.listen and not peer.listen.startswith("unix:") and not peer.tls_cert:
+        raise ConfigError(
+            "peer.listen", "a port needs peer.tls_cert, peer.tls_key and peer.tls_ca", "unix:/path"
+        )
+
+
+def _check_lease(config: Config) -> None:
+    lease = config.lease
+    if lease.kind == "file" and config.sqlite_path is None:
+        raise ConfigError(
+            "lease.kind", f"'file' has no file to lock with store.url {config.shown_store!r}", "auto"
+        )
+    if lease.kind == "store" and config.store.url == "memory:":
+        raise ConfigError("lease.kind", "'store' has no place in store.url 'memory:'", "auto or none")
+    tried = lease.renew_s + lease.request_timeout_s
+    if tried >= lease.deadline_s:
+        problem = f"{lease.deadline_s:g} s leaves no time to try a renewal again"
+        raise ConfigError(
+            "lease.deadline_s", problem, f"above lease.renew_s + lease.request_timeout_s ({tried:g})"
+        )
+    if lease.deadline_s * 1.05 > lease.duration_s:
+        problem = f"{lease.deadline_s:g} s is too close to lease.duration_s"
+        raise ConfigError("lease.deadline_s", problem, f"well below {lease.duration_s:g}")
 
 
 def _at_most(key: str, value: int, other: str, bound: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from posthouse.config.forms import LISTEN_ADDRESS, PUBLIC_NAME, STORE_URL
+from posthouse.config.forms import LISTEN_ADDRESS, PEER_ADDRESS, PUBLIC_NAME, STORE_URL, hidden_password
 from posthouse.config.limits import DAY_S, MIB, Commit, Limits, Quota
 from posthouse.config.setting import Setting
 
@@ -25,6 +25,14 @@ class Server:
             why="Only people read it; the relay's id, which programs use, is made by the store.",
         ),
     ] = "posthouse"
+    member: Annotated[
+        str,
+        Setting(
+            "Name of this member among those that share the store; each start adds a few letters of its own.",
+            why="A host's name, or a pod's, is how its operator knows it.",
+            empty="the host's name",
+        ),
+    ] = ""
     listen: Annotated[
         str,
         Setting(
@@ -173,17 +181,107 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """How members that share a store agree on which of them tries to be active."""
+    """How members that share a store agree on which of them is active, and how soon another takes over."""
 
     kind: Annotated[
-        Literal["auto", "none", "file"],
+        Literal["auto", "none", "file", "store"],
         Setting(
-            "none: this process alone; file: a lock beside the SQLite file; "
-            "auto: file for sqlite, none for memory.",
-            why="Two processes on one file are kept apart without anybody having thought of it.",
+            "none: this process alone; file: a lock beside the SQLite file; store: a timed row in the store; "
+            "auto: file for sqlite, store for postgresql, none for memory.",
+            why="Members on one store are told apart without anybody having thought of it.",
             flag="--lease",
         ),
     ] = "auto"
+    duration_s: Annotated[
+        float,
+        Setting(
+            "A lease that nobody has renewed for this long may be claimed by another member.",
+            why="The longest gap when the active member hangs; one that ends is noticed at once.",
+            unit="s",
+            minimum=0.5,
+            maximum=600,
+        ),
+    ] = 5.0
+    deadline_s: Annotated[
+        float,
+        Setting(
+            "The active member is in doubt this long after it sent the last renewal that succeeded.",
+            why="Well below the duration, so that clocks of slightly different rates do no harm.",
+            unit="s",
+            minimum=0.3,
+            maximum=600,
+        ),
+    ] = 3.0
+    renew_s: Annotated[
+        float,
+        Setting(
+            "How often the active member renews its lease.",
+            why="Often enough that a renewal that fails can be tried again before the deadline.",
+            unit="s",
+            minimum=0.05,
+            maximum=300,
+        ),
+    ] = 1.0
+    request_timeout_s: Annotated[
+        float,
+        Setting(
+            "A request to the lease that has no answer for this long has failed.",
+            why="Together with lease.renew_s below the deadline.",
+            unit="s",
+            minimum=0.05,
+            maximum=300,
+        ),
+    ] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Where the other members of this relay reach this one. Clients have no business there."""
+
+    listen: Annotated[
+        str,
+        Setting(
+            "Address for the links of other members: a Unix socket on one machine, or a port with mutual TLS.",
+            why="Members on one machine need nothing set up; between machines nobody but a member may link.",
+            empty="a Unix socket beside the SQLite file, or for postgresql in the user's runtime folder; "
+            "with certificates 0.0.0.0:8081",
+            form=PEER_ADDRESS,
+            flag="--peer-listen",
+        ),
+    ] = ""
+    address: Annotated[
+        str,
+        Setting(
+            "Address that other members are told to dial.",
+            why="Only needed where this member cannot know it: it listens everywhere, and its name is not its host's.",
+            empty="where it listens, with the host's name in place of 0.0.0.0",
+            form=PEER_ADDRESS,
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Setting(
+            "File with this member's certificate chain (PEM) for links over TCP; read again when it changes.",
+            why="Links carry messages and acks: whoever can make one is believed.",
+            empty="no links over TCP",
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        Setting(
+            "File with the private key (PEM) of peer.tls_cert, without a passphrase.",
+            why="As for peer.tls_cert.",
+            empty="no links over TCP",
+        ),
+    ] = ""
+    tls_ca: Annotated[
+        str,
+        Setting(
+            "File with the certificates (PEM) of the authorities that sign for members; any of them will do.",
+            why="Two are accepted while one takes the place of the other.",
+            empty="no links over TCP",
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,12 +418,18 @@ class Config:
     server: Server = field(default_factory=Server)
     store: Store = field(default_factory=Store)
     lease: Lease = field(default_factory=Lease)
+    peer: Peer = field(default_factory=Peer)
     limits: Limits = field(default_factory=Limits)
     quota: Quota = field(default_factory=Quota)
     anonymous: Anonymous = field(default_factory=Anonymous)
     legacy: Legacy = field(default_factory=Legacy)
     commit: Commit = field(default_factory=Commit)
     log: Log = field(default_factory=Log)
+
+    @property
+    def shown_store(self) -> str:
+        """The store's URL without what looks like a password."""
+        return hidden_password(self.store.url)
 
     @property
     def sqlite_path(self) -> Path | None:

@@ -1,37 +1,33 @@
 """What a front remembers of its sessions at a broker, so that they can go on at the next one without asking anybody.
 
-It sits where commands and effects pass. What it gives the next broker is, in this order: every session with the acks
-that may be lost and with what its client holds; their subscriptions and open requests; their publishes without a
-result. Acks first, so that a publish made again that a reader has acknowledged is ``delivered`` at once.
+It sits where commands and effects pass. What it gives the next broker is, in this order: what clients have
+acknowledged; every session with what its client holds; their subscriptions and open requests; their publishes without
+a result. Acks first, so that a publish made again that a reader has acknowledged is ``delivered`` at once.
 """
 
 from __future__ import annotations
 
-from posthouse.exchange import Attend, Close, Command, Credit, Effect, Open, Outcomes, Resume
-from posthouse.link.remembered import Remembered
-from posthouse.wire.messages import (
-    Ack,
-    CaughtUp,
-    Error,
-    Message,
-    Nack,
-    Publish,
-    Receipt,
-    Result,
-    Status,
-    StatusRequest,
-    Subscribed,
-    Unsubscribe,
-)
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Final
 
-Commands = list[tuple[int, list[Command]]]
-Effects = list[tuple[int, list[Effect]]]
+from posthouse.exchange import Attend, Close, Command, Commands, Credit, Effects, Held, Open, Resume
+from posthouse.link.acknowledged import Acknowledged
+from posthouse.link.remembered import Remembered
+from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscribe
+
+NOBODY: Final = 0
+"""The number of no session: under it the next broker is told what was acknowledged, also by sessions that ended."""
+ITEM_BYTES: Final = 256
+"""More than anything takes in a batch beside ciphertexts and lists."""
+_NONE = repeat(None)
 
 
 class Memory:
-    """All sessions of a front."""
+    """All sessions of a front. It stays the same when the broker changes."""
 
     def __init__(self) -> None:
+        self.acknowledged = Acknowledged()
         self._sessions: dict[int, Remembered] = {}
         self._batches = 0
 
@@ -41,72 +37,125 @@ class Memory:
     def given(self, batch: Commands) -> None:
         """These commands go to the broker, as one batch."""
         self._batches += 1
+        sessions = self._sessions
+        acked: list[Held] = []
         for number, commands in batch:
+            session = sessions.get(number)
             for command in commands:
-                self._command(number, command)
+                if session is None:
+                    session = self._begin(number, command)
+                elif type(command) is Publish:
+                    if command.ref in session.publishes:
+                        session.publish_more(command)
+                    else:
+                        session.publishes[command.ref] = command
+                elif type(command) is Ack:
+                    known = map(session.held.pop, command.ids, _NONE)
+                    acked += [held for held in known if held is not None]
+                elif type(command) is Credit:
+                    session.credit += command.bytes
+                elif type(command) is Close:
+                    del sessions[number]
+                    session = None
+                else:
+                    _seldom(session, command, acked)
+        if acked:
+            self.acknowledged.add(self._batches, acked)
 
     def taken(self, sessions: Effects, confirmed: int) -> None:
         """These effects came. ``confirmed``: so many batches have no ack that the loss of the broker would undo."""
         for number, effects in sessions:
             session = self._sessions.get(number)
             if session is not None:
-                for effect in effects:
-                    _effect(session, effect)
-        for session in self._sessions.values():
-            if session.acked:
-                session.confirmed(confirmed)
+                session.hears(effects)
+        self.acknowledged.confirmed(confirmed)
 
-    def resume(self) -> Commands:
-        """All sessions, for the next broker. It is to be its first batch, and ``given`` is to be told of it."""
+    def awaits_results(self) -> bool:
+        """Whether a publish has no result yet."""
+        return any(session.publishes for session in self._sessions.values())
+
+    def expire(self, now: float) -> None:
+        """Time has passed: to be called about once a second. ``now``: seconds of a running clock."""
+        self.acknowledged.expire(now)
+
+    # --- the next broker
+
+    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        """All sessions, for the next broker: each batch is to be its next, and ``given`` is to be told of it.
+
+        Commands of these sessions have to wait until the last of the batches was given; only ``Close`` need not. A
+        batch has at most so many messages (held, acknowledged or published; everything else counts as one) and
+        bytes, if a single command has no more. Should the next broker be lost before the last batch, begin anew.
+        """
         self._batches = 0
-        batch: Commands = [(number, [session.resume()]) for number, session in self._sessions.items()]
-        batch += [(number, asked) for number, one in self._sessions.items() if (asked := one.asked())]
-        batch += [(number, again) for number, one in self._sessions.items() if (again := one.unanswered())]
-        return batch
+        return self._resume_batches(max_messages, max_bytes)
 
-    def _command(self, number: int, command: Command) -> None:
+    def _resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+        batch: Commands = []
+        messages = size = 0
+        for number, commands, some, more in self._again(max_messages):
+            if batch and (messages + some > max_messages or size + more > max_bytes):
+                yield batch
+                batch, messages, size = [], 0, 0
+                if number != NOBODY and number not in self._sessions:
+                    continue  # it has ended meanwhile
+            messages += some
+            size += more
+            if batch and batch[-1][0] == number != NOBODY:  # nothing can follow on its Close
+                batch[-1][1].extend(commands)
+            else:
+                batch.append((number, commands))
+        if batch:
+            yield batch
+
+    def _again(self, max_messages: int) -> Iterator[tuple[int, list[Command], int, int]]:
+        """Number of a session, commands, how many messages and bytes that is."""
+        for acked in self.acknowledged.again(max_messages):
+            tell = Resume(Open(None, False, 1, 0), [], acked, [], {})
+            yield NOBODY, [tell, Close()], len(acked), len(acked) * ITEM_BYTES
+        numbers = list(self._sessions)
+        for number in numbers:
+            session = self._sessions.get(number)  # it may have ended since the batch before
+            if session is not None:
+                size = 1 + len(session.held) + len(session.wanted)
+                yield number, [session.resume()], size, size * ITEM_BYTES
+        for number in numbers:
+            session = self._sessions.get(number)
+            for asked in session.reading.asked() if session is not None else ():
+                yield number, [asked], 1, ITEM_BYTES * (1 + _places(asked))
+        for number in numbers:
+            session = self._sessions.get(number)
+            for publish in session.unanswered() if session is not None else ():
+                if number not in self._sessions:
+                    break
+                yield number, [publish], 1, ITEM_BYTES + len(publish.ciphertext)
+
+    def _begin(self, number: int, command: Command) -> Remembered | None:
+        """The first command of a session that is not open."""
         if isinstance(command, Open):
             self._sessions[number] = Remembered(command)
-            return
-        if isinstance(command, Resume):
-            session = self._sessions[number] = Remembered(command.opened)
-            session.take_up(command, self._batches)
-            return
-        known = self._sessions.get(number)
-        if known is None:
-            return
-        match command:
-            case Publish():
-                known.publish(command)
-            case Ack(ids=ids):
-                known.ack(ids, self._batches)
-            case Nack():
-                known.nack(command, self._batches)
-            case Credit(bytes=size):
-                known.credit += size
-            case Attend():
-                known.attend(command)
-            case Unsubscribe() | StatusRequest():
-                known.requests.append(command)
-            case Close():
-                del self._sessions[number]
+        elif isinstance(command, Resume):
+            if number == NOBODY:
+                self.acknowledged.given(command.acked, self._batches)
+            else:
+                self._sessions[number] = Remembered(command.opened)
+                self._sessions[number].take_up(command)
+        return self._sessions.get(number)
 
 
-def _effect(session: Remembered, effect: Effect) -> None:
-    match effect:
-        case Message():
-            session.message(effect)
-        case Outcomes():
-            session.outcomes(effect)
-        case Result():
-            session.result(effect)
-        case Receipt():
-            session.receipt(effect)
-        case Subscribed(ref=ref) | Status(ref=ref):
-            session.answered(ref)
-        case CaughtUp(ref=ref):
-            session.caught_up(ref)
-        case Error(ref=ref):
-            session.refused(ref)
+def _places(command: Command) -> int:
+    if isinstance(command, Attend | Unsubscribe):
+        return len(command.addresses or ()) + len(command.buckets or ())
+    return 0
+
+
+def _seldom(session: Remembered, command: Command, acked: list[Held]) -> None:
+    match command:
+        case Nack():
+            acked += session.nack(command)
+        case Attend():
+            session.reading.attend(command)
+        case Unsubscribe() | StatusRequest():
+            session.reading.ask(command)
         case _:
-            pass  # it ends the session, or changes nothing that has to be known
+            pass  # it is open already

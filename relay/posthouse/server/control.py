@@ -52,9 +52,12 @@ class ControlSocket:
         self._inode = 0
         self._callers = 0
 
-    async def open(self) -> None:
-        """Make the socket, in place of one that a dead process left. Raises ControlSocketError."""
-        listener = _listen(self.path)
+    async def open(self, *, in_place: bool = False) -> None:
+        """Make the socket, in place of one that a dead process left. Raises ControlSocketError.
+
+        ``in_place``: also of one that a process listens on. For the active member, whose socket it is by now.
+        """
+        listener = _listen(self.path, in_place)
         self._inode = os.lstat(self.path).st_ino
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
 
@@ -133,8 +136,8 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = COMMAND_TIMEOUT_
         raise ControlSocketError(f"{path}: {_reason(error)}") from None
 
 
-def _listen(path: Path) -> socket.socket:
-    _make_room(path)
+def _listen(path: Path, in_place: bool) -> socket.socket:
+    _make_room(path, in_place)
     listener = socket.socket(socket.AF_UNIX)
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -162,7 +165,7 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _make_room(path: Path) -> None:
+def _make_room(path: Path, in_place: bool) -> None:
     """Check that there is nothing at the path but perhaps a socket without a process. Raises ControlSocketError."""
     try:
         mode = os.lstat(path).st_mode
@@ -170,6 +173,8 @@ def _make_room(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ControlSocketError(f"cannot make the control socket {path}: there is something else")
+    if in_place:
+        return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:

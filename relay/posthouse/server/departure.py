@@ -87,7 +87,7 @@ class Departure:
     def _waits_for_results(self) -> bool:
         if self._hurried.is_set() or not self._engine.store_healthy:
             return False
-        return any(session.awaits_result for session in self._front.port.sessions.values())
+        return self._front.upstream.awaits_results()
 
     def _goaway(self, client: Client, latest_ms: int) -> None:
         self._front.goaway(client, "drain", (EARLIEST_RETURN_MS, latest_ms), CloseCode.RESTART)

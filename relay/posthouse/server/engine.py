@@ -1,11 +1,15 @@
-"""Runs the broker in this process: brings it time, asks the store for it, and wakes its ports.
+"""Runs the broker of this process while there is one: brings it time, asks the store for it, and wakes its ports.
+
+Whether this member may act is asked where effects leave, for every batch of them. While its lease is in doubt, effects
+leave only behind a commit that the store has checked (`gate.py`).
 
 All of the broker's work happens in turns of the event loop; the store's two threads answer through
 ``call_soon_threadsafe``. At most one batch is being committed; the next one starts at the end of the loop turn in
 which it is needed, so that everything read in that turn goes into it.
 
 A batch whose outcome is unknown is neither promised nor rejected: the engine asks the store to resolve it until
-there is an answer. A batch that is fenced ends the broker: ``on_fenced`` is called once, nothing is answered.
+there is an answer. A batch that is fenced is the end of what the broker can do: ``on_fenced`` is called once, and
+nothing more leaves it; whoever runs the member then drops it.
 """
 
 from __future__ import annotations
@@ -15,14 +19,17 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from posthouse.broker import Broker, BrokerSettings, Port
 from posthouse.broker.clock import LEAD_WORTH_A_WARNING_MS
 from posthouse.broker.directory import Read
-from posthouse.exchange import Command, Effect
+from posthouse.errors import PosthouseError
+from posthouse.exchange import Commands, Effects
+from posthouse.server.gate import Gate
+from posthouse.server.parting import answers_only, without_messages
 from posthouse.server.turn import Turn
 from posthouse.store.interface import (
     FENCED,
@@ -41,6 +48,9 @@ RESOLVE_LONGEST_S: Final = 2.0
 CLOCK_WARNING_PAUSE_S: Final = 3600.0
 AFTER_A_FAILURE_S: Final = 1.0
 """When the broker's timer fires again after a tick that failed."""
+CHECK_S: Final = 1.0
+"""How often an idle broker in doubt has the store check its fence."""
+PROMOTION_TRIES: Final = 5
 DRAINED_AFTER_BATCHES: Final = 3
 """So many batches without a message hold all acks and marks that waited when a drain began."""
 T = TypeVar("T")
@@ -64,12 +74,22 @@ def wall_ms() -> int:
     return int(time.time() * 1000)
 
 
-class NotPromoted(StoreUnavailable):
-    """The store was promoted by somebody else at the same moment."""
+class NotPromoted(PosthouseError):
+    """The promotion does not count; the text says why."""
+
+
+class Authority(Protocol):
+    """Says what this member may do. ``now``: seconds of the clock that runs through suspend."""
+
+    def may_act(self, now: float) -> bool:
+        """Whether effects may leave at this moment."""
+
+    def holds(self, now: float) -> bool:
+        """Whether the lease is surely ours at this moment."""
 
 
 class Engine:
-    """The broker of this process and its store."""
+    """The store of this process, and its broker from a promotion to ``drop``."""
 
     def __init__(
         self,
@@ -81,6 +101,14 @@ class Engine:
         on_fenced: Callable[[], None],
     ) -> None:
         """``threads`` deliver their answers by the loop's ``call_soon_threadsafe``; ``close`` ends them."""
+        self.authority: Authority
+        """To be set before the first promotion."""
+        self.relay_id = ""
+        """The id of the relay, the same on all its members; known after ``open``."""
+        self.epoch = 0
+        """Of the last promotion here; 0 before."""
+        self.fenced = False
+        """The broker was fenced: it is to be dropped."""
         self.store_healthy = True
         """False from a commit that failed to the next that succeeds."""
         self.on_commit: Callable[[float], None] = lambda seconds: None
@@ -93,7 +121,8 @@ class Engine:
         """Ends of turns: for the front and its sockets too, so that all of a turn comes to one end."""
         self._threads = threads
         self._broker: Broker | None = None
-        self._recovered: Recovered | None = None
+        self._gate = Gate()
+        self._next_check = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._next_clock_warning = 0.0
@@ -103,6 +132,7 @@ class Engine:
         self._wall_ms = 0
         self._started_s = 0.0
         self._resolve_s = RESOLVE_FIRST_S
+        self._resolving: asyncio.TimerHandle | None = None
         self._fence: Fence
         self._decision: asyncio.Future[None] | None = None
 
@@ -110,7 +140,7 @@ class Engine:
 
     @property
     def broker(self) -> Broker:
-        """The active broker; only after ``promote``."""
+        """The active broker; only while there is one."""
         assert self._broker is not None, "not promoted"
         return self._broker
 
@@ -119,28 +149,17 @@ class Engine:
         """Whether a broker runs here."""
         return self._broker is not None
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of this promotion."""
-        return self.broker.epoch
+    async def open(self) -> None:
+        """Learn what is the same for all members. Raises StoreUnavailable."""
+        self.relay_id = await self._on_writer(lambda writer: writer.relay_id())
 
-    @property
-    def relay_id(self) -> str:
-        """The id of the relay, the same on all its members."""
-        assert self._recovered is not None, "not promoted"
-        return self._recovered.relay_id
+    async def promote(self, transitions: int) -> None:
+        """Raise the epoch to ``max(seen, transitions) + 1`` and start a broker that is ready for commands.
 
-    async def promote(self) -> None:
-        """Raise the epoch and start a broker that is ready for commands.
-
-        Raises NotPromoted if another promotion came between, StoreUnavailable if the store cannot write.
+        Raises NotPromoted if the lease was not held to the end, StoreUnavailable if the store cannot write.
         """
-        token = secrets.token_bytes(16)
-
-        seen = await self._on_writer(lambda writer: writer.fence())
-        recovered = await self._on_writer(lambda writer: writer.promote(seen, seen.epoch + 1, token))
-        if recovered is None:
-            raise NotPromoted("another member was promoted at the same moment")
+        assert self._broker is None, "a broker runs already"
+        recovered = await self._raise_epoch(transitions)
         broker = Broker(self._settings, recovered, self._threads.durable, boot_s(), wall_ms())
         batch = broker.next_batch()
         assert batch is not None, "the first batch reserves sequence numbers"
@@ -149,11 +168,26 @@ class Engine:
         if not isinstance(outcome, Committed):
             raise NotPromoted(f"the first commit of the promotion was {outcome.value}")
         broker.committed(outcome, boot_s(), wall_ms())
-        self._recovered = recovered
+        self.epoch = fence.epoch
+        self.store_healthy = True
+        self.fenced = False
         self._fence = fence
+        self._gate = Gate()
         self._broker = broker
         now = boot_s()
         self._set_timer(broker.next_deadline(now), now)
+
+    async def _raise_epoch(self, transitions: int) -> Recovered:
+        for _ in range(PROMOTION_TRIES):
+            seen = await self._on_writer(lambda writer: writer.fence())
+            # Asked after the fence was read: who stalls here finds another fence than the one it has seen.
+            if not self.authority.holds(boot_s()):
+                raise NotPromoted("the lease was not held to the end of the promotion")
+            recovered = await self._on_writer(partial(_promote, seen, transitions, secrets.token_bytes(16)))
+            if recovered is not None:
+                return recovered
+            _log.warning("the store's epoch was raised by somebody else: once more")
+        raise NotPromoted("the store is promoted by others again and again")
 
     async def _on_writer(self, work: Callable[[Writer], T]) -> T:
         done: asyncio.Future[T] = self._loop.create_future()
@@ -183,8 +217,8 @@ class Engine:
             self._begin_turn()
         return self._now
 
-    def submit(self, port: Port, batch: list[tuple[int, list[Command]]]) -> list[tuple[int, Exception]]:
-        """Take the commands of sessions of a port; see ``Broker.handle``."""
+    def submit(self, port: Port, batch: Commands) -> list[tuple[int, Exception]]:
+        """Take the commands of sessions of a port; see ``Broker.handle``. Nothing becomes of them without a broker."""
         if not self._in_turn:
             self._begin_turn()
         if not batch or self._broker is None:
@@ -203,9 +237,55 @@ class Engine:
             if self._broker is not None:
                 self._see_to(self._broker, self._now)
 
-    def take_effects(self, port: Port) -> list[tuple[int, list[Effect]]]:
-        """The effects that wait at a port."""
-        return [] if self._broker is None else self._broker.take_effects(port)
+    def take_effects(self, port: Port) -> Effects:
+        """The effects of a port that may leave now."""
+        broker = self._broker
+        if broker is None:
+            return []
+        now = self.now
+        if self.authority.holds(now) and not self._gate:
+            return broker.take_effects(port)
+        if not self.authority.may_act(now):
+            return []
+        effects = broker.take_effects(port)
+        if self.authority.holds(now):
+            return self._gate.release(port) + effects
+        self._gate.hold(port, effects)
+        return self._gate.take(port)
+
+    def sure_again(self) -> None:
+        """The lease is ours without doubt: what was held back may leave."""
+        for port in self._gate.ports():
+            port.wake()
+
+    def confirmed(self, port: Port) -> int:
+        """See ``Broker.confirmed``."""
+        return port.confirmed if self._broker is None else self._broker.confirmed(port)
+
+    def close_port(self, port: Port) -> None:
+        """A port is gone with all its sessions."""
+        if self._broker is not None:
+            self._broker.close_port(port)
+            self._gate.release(port)
+            self._see_to(self._broker, boot_s())
+
+    def part(self, port: Port) -> tuple[Effects, Commands]:
+        """What sessions of a port still have to hear of this broker, and all of them as commands for the next one.
+
+        For a broker that is to be dropped, graceful or not. What has been committed or acknowledged is true
+        whoever is active. Where no store fences, no message leaves a member that may not act.
+        """
+        effects = self._gate.release(port) + self.broker.take_effects(port)
+        commands = self.broker.export(port)
+        if not (self._threads.durable or self.authority.may_act(boot_s())):
+            commands = without_messages(effects, commands)
+            effects = answers_only(effects)
+        return effects, commands
+
+    def farewell(self, port: Port) -> Effects:
+        """As ``part``, for a port whose sessions are remembered at its other end."""
+        effects = self._gate.release(port) + self.broker.take_effects(port)
+        return effects if self._threads.durable or self.authority.may_act(boot_s()) else answers_only(effects)
 
     async def purge(self, address: str) -> int:
         """Empty the mailbox of a canonical address: the number of messages deleted. Raises StoreUnavailable."""
@@ -230,8 +310,8 @@ class Engine:
         if broker.reads:
             reads, broker.reads[:] = broker.reads[:], []
             for read in reads:
-                self._threads.submit_read(read.ask, partial(self._answered, read))
-        if broker.pressing:
+                self._threads.submit_read(read.ask, partial(self._answered, broker, read))
+        if broker.pressing or self._gate.wants_check:
             self._commit()
         # A timer that fires within a tick anyway needs no second look: that is the case under load.
         if self._due - now > self._settings.tick_s:
@@ -266,6 +346,9 @@ class Engine:
             self.store_healthy = False
             ledger.stall()
         self._watch_clock(broker, now)
+        if now >= self._next_check and not self.authority.holds(now):
+            self._next_check = now + CHECK_S
+            self._gate.ask()
         self._commit()
         self._due = now + self._settings.tick_s * 2
         self._see_to(broker, now)
@@ -280,9 +363,8 @@ class Engine:
                 "the wall clock has jumped: expiry follows it slowly", store_clock_lead_s=lead_ms // 1000
             )
 
-    def _answered(self, read: Read, answer: object) -> None:
-        broker = self._broker
-        if broker is not None:
+    def _answered(self, broker: Broker, read: Read, answer: object) -> None:
+        if broker is self._broker:
             if isinstance(answer, BaseException) and not isinstance(answer, StoreUnavailable):
                 _log.error("reading the store failed", error=repr(answer))
             now = boot_s()
@@ -293,19 +375,19 @@ class Engine:
 
     def _commit(self) -> None:
         broker = self._broker
-        if broker is None:
+        if broker is None or self.fenced:
             return
-        batch = broker.next_batch()
+        batch = broker.next_batch(self._gate.wants_check)
         if batch is not None:
+            self._gate.begun()
             self._started_s = boot_s()
             fence = self._fence
             self._threads.submit_write(
-                lambda writer: writer.commit(batch, fence), partial(self._decided, batch)
+                lambda writer: writer.commit(batch, fence), partial(self._decided, broker, batch)
             )
 
-    def _decided(self, batch: Batch, outcome: Committed | Doubt | BaseException) -> None:
-        broker = self._broker
-        if broker is None:
+    def _decided(self, broker: Broker, batch: Batch, outcome: Committed | Doubt | BaseException) -> None:
+        if broker is not self._broker:
             return
         now = boot_s()
         if isinstance(outcome, Committed):
@@ -315,46 +397,66 @@ class Engine:
             self._resolve_s = RESOLVE_FIRST_S
             self.on_commit(now - self._started_s)
             broker.committed(outcome, now, wall_ms())
+            for port in self._gate.passed():
+                port.wake()
         elif isinstance(outcome, StoreUnavailable):
             if self.store_healthy:
                 _log.error("the store does not take messages", reason=str(outcome))
             self.store_healthy = False
             broker.committed(None, now, wall_ms())
+            self._gate.failed()
         elif outcome is FENCED:
             self._fenced()
             return
         else:
-            self._doubt(batch, outcome)
+            self._doubt(broker, batch, outcome)
             return
         self._see_to(broker, now)
         self._wake_drain()
 
-    def _doubt(self, batch: Batch, outcome: object) -> None:
+    def _doubt(self, broker: Broker, batch: Batch, outcome: object) -> None:
         """It is not known whether the batch is in the store: ask again until it is."""
         if self.store_healthy or isinstance(outcome, BaseException):
             _log.error("a commit is in doubt", batch=batch.number, reason=repr(outcome))
         self.store_healthy = False
         fence = self._fence
-        self._loop.call_later(
+        self._resolving = self._loop.call_later(
             self._resolve_s,
             self._threads.submit_write,
             lambda writer: writer.resolve(batch, fence),
-            partial(self._decided, batch),
+            partial(self._decided, broker, batch),
         )
         self._resolve_s = min(self._resolve_s * 2, RESOLVE_LONGEST_S)
 
     def _fenced(self) -> None:
         _log.error("fenced: another promotion owns the store", epoch=self.epoch)
         self.broker.counters.fenced += 1
-        self._drop()
+        self.fenced = True
+        self._stop_timers()
+        self._wake_drain()
         self._on_fenced()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Have no broker any more. What it had for sessions is gone unless ``part`` was asked for it."""
         self._broker = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._gate = Gate()
+        self._stop_timers()
         self._wake_drain()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._timer, self._resolving):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._resolving = None
+
+    async def writer_is_idle(self, within_s: float) -> bool:
+        """Whether the writer's thread has done all that it was given, within so many seconds."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._on_writer(lambda writer: None)
+        except TimeoutError:
+            return False
+        return True
 
     # --- the end
 
@@ -364,7 +466,7 @@ class Engine:
         Returns early when the store does not take it, or after a fence.
         """
         batches = 0
-        while self._broker is not None:
+        while self._broker is not None and not self.fenced:
             ledger = self._broker.ledger
             if ledger.committing is None:
                 self._broker.hurry()
@@ -387,5 +489,9 @@ class Engine:
 
     async def close(self) -> None:
         """Drop the broker and close the store. Nothing is answered any more."""
-        self._drop()
+        self.drop()
         await self._loop.run_in_executor(None, self._threads.close)
+
+
+def _promote(seen: Fence, transitions: int, token: bytes, writer: Writer) -> Recovered | None:
+    return writer.promote(seen, max(seen.epoch, transitions) + 1, token)

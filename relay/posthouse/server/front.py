@@ -1,8 +1,9 @@
 """The front of this process: puts a session behind every connection and carries its words to the broker and back.
 
 Once a loop turn: what all sessions have made of their clients' words goes to the broker as one batch; then whatever the
-broker has for them, and whatever they say themselves, goes out as one write per connection. Nothing here knows what a
-message means.
+broker has for them, and whatever they say themselves, goes out as one write per connection. Which broker that is, of
+this process, of another member's or none for the moment, is the upstream's affair (`upstream.py`). Nothing here knows
+what a message means.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Final
 
 import structlog
 
-from posthouse.exchange import Command, Effect
+from posthouse.errors import PosthouseError
+from posthouse.exchange import Commands, Effect, Effects
+from posthouse.server.cluster.upstream import HeldTooMuch, Upstream
 from posthouse.server.engine import Engine, boot_s
 from posthouse.server.websocket.interface import Outlet, Refusal, RequestInfo
+from posthouse.session.base import Phase
 from posthouse.session.dialect import Dialect, choose_dialect
 from posthouse.session.dialect import Refusal as DialectRefusal
 from posthouse.session.legacy import LegacySession
@@ -27,9 +31,11 @@ from posthouse.session.settings import Conditions, SessionSettings
 from posthouse.session.v2 import V2Session
 from posthouse.wire.codec import JSON, MSGPACK
 from posthouse.wire.codes import CloseCode, Code
-from posthouse.wire.messages import GoawayReason
+from posthouse.wire.messages import EpochChanged, GoawayReason
 
 TIMER_S: Final = 0.25
+TOLD_A_TURN: Final = 128
+"""Clients that hear of another active instance in one loop turn: messages must not wait for all of them."""
 _log = structlog.get_logger()
 Conversation = V2Session | LegacySession
 
@@ -41,6 +47,13 @@ class FrontLimits:
     max_connections: int = 20_000
     max_unsent_bytes: int = 16 * 2**20
     """A connection that leaves more than this unread, though its credit is spent, is closed 4001."""
+
+
+class SessionFailed(PosthouseError):
+    """The active member could not take what a session said."""
+
+    def __str__(self) -> str:
+        return "the active member could not take what this session said; its log says why"
 
 
 class Client:
@@ -124,6 +137,8 @@ class Front:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.engine = engine
+        self.upstream: Upstream
+        """Set by whoever knows which instance is active, before the first connection."""
         self.conditions = conditions
         self.limits = limits
         self.overloaded = False
@@ -143,9 +158,9 @@ class Front:
         self._marked: list[Client] = []
         self._turn = engine.turn
         self._flush_soon = False
+        self._told_epoch = 0
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.port = engine.open_port(self._wake)
 
     # --- connections
 
@@ -212,12 +227,42 @@ class Front:
         self._flush()
         client.connection.close(code, "draining" if reason == "drain" else reason)
 
-    def activated(self) -> None:
-        """An instance is active: sessions that waited for one go on. ``conditions.epoch`` has been set."""
+    def activated(self, epoch: int) -> None:
+        """An instance is active: sessions that waited for one go on, the others are told if it is another."""
         now = boot_s()
+        open_ones = []
         for client in self.clients():
-            client.conversation.activated(now)
-            self.mark(client)
+            if client.conversation.phase is Phase.OPEN:
+                open_ones.append(client)
+            else:
+                client.conversation.activated(now)
+                self.mark(client)
+        if epoch != self._told_epoch:
+            self._told_epoch = epoch
+            self._tell(epoch, open_ones)
+
+    def _tell(self, epoch: int, clients: list[Client]) -> None:
+        if epoch != self._told_epoch:
+            return  # there is a later one already
+        now = boot_s()
+        for client in clients[:TOLD_A_TURN]:
+            self._deliver(client, [EpochChanged(epoch)], now)
+        if len(clients) > TOLD_A_TURN:
+            self._loop.call_soon(self._tell, epoch, clients[TOLD_A_TURN:])
+
+    def hand_out(self, effects: Effects) -> None:
+        """Send effects to their clients."""
+        now, clients = self.engine.now, self._clients
+        for number, some in effects:
+            addressed = clients.get(number)
+            if addressed is not None:
+                self._deliver(addressed, some, now)
+
+    def _deliver(self, client: Client, effects: list[Effect], now: float) -> None:
+        try:
+            client.deliver(effects, now)
+        except Exception as failure:
+            self._failed(client, failure)
 
     # --- one flush a loop turn
 
@@ -226,18 +271,19 @@ class Front:
         if not client.marked:
             client.marked = True
             self._marked.append(client)
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have a flush at the end of this turn."""
         if not self._flush_soon:
             self._flush_soon = True
             self._turn.at_end(self._flush)
 
     def _flush(self) -> None:
         self._flush_soon = False
-        engine, clients = self.engine, self._clients
+        engine, clients, upstream = self.engine, self._clients, self.upstream
         marked, self._marked = self._marked, []
-        batch: list[tuple[int, list[Command]]] = []
+        batch: Commands = []
         for client in marked:
             client.marked = False
             conversation = client.conversation
@@ -245,10 +291,10 @@ class Front:
             if commands:
                 conversation.commands = []
                 batch.append((client.number, commands))
-        for number, error in engine.submit(self.port, batch):
+        for number, error in upstream.submit(batch):
             self._failed(clients.get(number), error)
         now = engine.now
-        for number, effects in engine.take_effects(self.port):
+        for number, effects in upstream.take():
             addressed = clients.get(number)
             if addressed is not None:
                 try:
@@ -258,15 +304,20 @@ class Front:
         for client in marked:
             conversation = client.conversation
             if conversation.outgoing or conversation.closing is not None:
-                try:
-                    client.deliver([], now)
-                except Exception as failure:
-                    self._failed(client, failure)
+                self._deliver(client, [], now)
+
+    def fail(self, number: int) -> None:
+        """The broker elsewhere could not take what this session said."""
+        self._failed(self._clients.get(number), SessionFailed())
 
     @staticmethod
     def _failed(client: Client | None, error: Exception) -> None:
         """A session that fails takes nobody else with it."""
-        if client is not None:
+        if client is None:
+            return
+        if isinstance(error, HeldTooMuch):
+            client.connection.close(CloseCode.TRY_LATER, Code.NOT_ACTIVE)
+        else:
             _log.error("session failed", remote=client.connection.remote, exc_info=error)
             client.connection.close(CloseCode.KEEP_ALIVE, Code.INTERNAL)
 

@@ -18,6 +18,7 @@ import posthouse
 from posthouse.broker.counters import Counters
 from posthouse.server.http import Document
 from posthouse.server.snapshot import Snapshot
+from posthouse.single_active.roles import Role
 
 COMMIT_BOUNDS_S: Final = (
     0.0005,
@@ -36,7 +37,7 @@ COMMIT_BOUNDS_S: Final = (
     5.0,
     10.0,
 )
-ROLES: Final = ("starting", "active", "draining", "stopped")
+ROLES: Final = tuple(role.value for role in Role)
 
 
 class CommitTimes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import structlog
 
 from posthouse.identity import InvalidIdentity, canonical_address
+from posthouse.link.frames import Handover
 from posthouse.server.control import Command, CommandRefused
 from posthouse.server.engine import Engine
 from posthouse.server.http import JSON, Document, Pages
@@ -40,8 +41,10 @@ def metrics_pages(snapshot: Callable[[], Snapshot], commit_times: CommitTimes) -
     }
 
 
-def control_commands(snapshot: Callable[[], Snapshot], engine: Engine) -> dict[str, Command]:
-    """The commands of the control socket."""
+def control_commands(
+    snapshot: Callable[[], Snapshot], engine: Engine, promote: Callable[[str], Awaitable[Handover]]
+) -> dict[str, Command]:
+    """The commands of the control socket. ``promote``: hand over to a member; raises PosthouseError."""
 
     async def purge(request: dict[str, Any]) -> dict[str, Any]:
         address = request.get("address")
@@ -52,7 +55,7 @@ def control_commands(snapshot: Callable[[], Snapshot], engine: Engine) -> dict[s
         except InvalidIdentity as error:
             raise CommandRefused(f"{address!r} is not an address: {error.what}") from None
         if not engine.active:
-            raise CommandRefused("this member is not active")
+            raise CommandRefused(f"this member is not active; {snapshot().active or 'none'} is")
         purged = await engine.purge(canonical)
         _log.warning("mailbox purged", address=canonical, messages=purged)
         return {"purged": purged}
@@ -60,4 +63,10 @@ def control_commands(snapshot: Callable[[], Snapshot], engine: Engine) -> dict[s
     async def status(_request: dict[str, Any]) -> dict[str, Any]:
         return {"status": snapshot().status()}
 
-    return {"purge": purge, "status": status}
+    async def hand_over(request: dict[str, Any]) -> dict[str, Any]:
+        member = request.get("member", "")
+        if not isinstance(member, str):
+            raise CommandRefused("promote takes the name of a member, or none")
+        return {"handover": msgspec.to_builtins(await promote(member))}
+
+    return {"purge": purge, "status": status, "promote": hand_over}

@@ -1,8 +1,8 @@
-"""The relay of this process: puts store, broker, front and listeners together, and takes them apart again.
+"""The relay of this process: puts store, broker, front, links and listeners together, and takes them apart again.
 
-Start: lease, store, promotion, listeners, ready. Whatever fails ends the start with one line (a PosthouseError) and
-leaves nothing behind. Stop, in the opposite order: not ready, no new connections, everything committed and answered,
-clients sent away, store closed, lease given back.
+Start: store, front, links, election, listeners, ready. Whatever fails ends the start with one line (a PosthouseError)
+and leaves nothing behind. Stop, in the opposite order: not ready, no new connections, the broker handed over where
+there is somebody to take it, clients sent away, store closed, lease given back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import platform
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +20,9 @@ import structlog
 import posthouse
 from posthouse.config import Config, hidden_password
 from posthouse.identity import warm_bucket_table
-from posthouse.server import http, lease, listeners, memory, settings
+from posthouse.link.frames import Handover
+from posthouse.server import http, listeners, memory, settings
+from posthouse.server.cluster import Cluster
 from posthouse.server.control import ControlSocket
 from posthouse.server.departure import Departure
 from posthouse.server.engine import Engine, wall_ms
@@ -30,13 +31,14 @@ from posthouse.server.information import InformationDocument
 from posthouse.server.metrics import CommitTimes
 from posthouse.server.pages import control_commands, metrics_pages
 from posthouse.server.session_log import SessionLog
-from posthouse.server.snapshot import Role, Snapshot
+from posthouse.server.snapshot import Snapshot
 from posthouse.server.sockets import Acceptor, ServingLoop
 from posthouse.server.tls import Certificate
 from posthouse.server.tls_connection import TlsConnection
 from posthouse.server.watch import DiskFloor, Watch, set_clock
 from posthouse.server.websocket.endpoint import Endpoint
 from posthouse.session.settings import Conditions
+from posthouse.single_active.roles import Role
 from posthouse.store.interface import Store, Tally
 from posthouse.store.opening import open_store
 from posthouse.store.threads import StoreThreads
@@ -45,12 +47,17 @@ from posthouse.wire.codes import Code
 
 ACCEPTED_A_TURN: Final = 128
 """Connections taken from one listener in one loop turn: those that are there must not wait for a crowd."""
+STOPPING: Final = "stopping"
+"""Why a member that ends hands over."""
+SERVED_HERE: Final = (Role.PROMOTING, Role.ACTIVE, Role.IN_DOUBT)
 STORE_PATIENCE_S: Final = 2.0
 """How long a stop waits for the store, beyond the time that a commit may take."""
 CLOSE_PATIENCE_S: Final = 5.0
 """How long a stop waits for a store that hangs to close."""
 PEERS_PATIENCE_S: Final = 2.0
 """How long a stop waits for its peers' close frames."""
+DECISION_S: Final = 2.0
+"""How long a start waits to know who is active: clients that come earlier wait for it in their hello."""
 _log = structlog.get_logger()
 
 
@@ -59,10 +66,11 @@ class Relay:
 
     def __init__(self, config: Config) -> None:
         self.fenced = asyncio.Event()
-        """Set when another promotion owns the store: nothing can be promised here any more."""
+        """Set when this relay, which takes itself for alone, finds that another owns its store."""
         self._config = config
         self._open = AsyncExitStack()
-        self._role: Role = "starting"
+        self._ready = False
+        self._stopping = False
         self._since_ms = wall_ms()
         self._conditions = Conditions()
         self._commit_times = CommitTimes()
@@ -71,14 +79,13 @@ class Relay:
         )
         path = config.sqlite_path
         self._floor = DiskFloor(path.absolute().parent if path else None, config.store.min_free_bytes)
-        self._member = platform.node() or "relay"
-        self._lease_kind = "none"
         self._acceptors: list[asyncio.Server | Acceptor] = []
         self._certificate: Certificate | None = None
         self._departure: Departure | None = None
         self._store: Store
         self._engine: Engine
         self._front: Front
+        self._cluster: Cluster
         self._endpoint: Endpoint
 
     # --- start
@@ -104,18 +111,17 @@ class Relay:
             self._certificate = Certificate(Path(config.server.tls_cert), Path(config.server.tls_key))
         set_clock(self._conditions)
         warm_bucket_table()
-        await self._start_broker()
+        await self._open_store()
         sockets = self._bind(config.server.listen)
         metrics_sockets = self._bind(config.server.metrics_listen)
-        self._start_front(listeners.shown(sockets))
-        await self._open_control_socket()
+        self._make_front(listeners.shown(sockets))
+        await self._join()
         self._start_watch()
         for server in await http.serve_pages(
             metrics_sockets, metrics_pages(self.snapshot, self._commit_times)
         ):
             self._open.callback(server.close)
         await self._accept(sockets)
-        self._become("active")
         # What has been made until now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -125,17 +131,15 @@ class Relay:
             metrics=listeners.shown(metrics_sockets),
             tls=self._certificate is not None,
             relay=self._engine.relay_id,
-            epoch=self._engine.epoch,
+            member=self._cluster.member,
+            role=self._role,
+            epoch=self._conditions.epoch or 0,
             version=posthouse.__version__,
             pid=os.getpid(),
         )
 
-    async def _start_broker(self) -> None:
+    async def _open_store(self) -> None:
         config = self._config
-        held = lease.take(config)
-        if held is not None:
-            self._open.callback(held.release)
-            self._lease_kind = "file"
         loop = asyncio.get_running_loop()
         self._store = open_store(
             config.store.url, config.store.busy_timeout_ms, int(config.store.commit_timeout_s * 1000)
@@ -143,7 +147,7 @@ class Relay:
         _log.info("opening the store", store=hidden_password(config.store.url))
         # In another thread: a store that is large, or locked, takes its time, and signals have to be heard meanwhile.
         threads = await loop.run_in_executor(None, StoreThreads, self._store, loop.call_soon_threadsafe)
-        engine = Engine(
+        engine = self._engine = Engine(
             threads,
             settings.broker_settings(config),
             commit_timeout_s=config.store.commit_timeout_s,
@@ -151,16 +155,7 @@ class Relay:
         )
         self._open.push_async_callback(engine.close)
         engine.on_commit = self._commit_times.took
-        await engine.promote()
-        self._engine = engine
-        self._conditions.epoch = engine.epoch
-        _log.info(
-            "promoted",
-            epoch=engine.epoch,
-            relay=engine.relay_id,
-            store=hidden_password(config.store.url),
-            lease=self._lease_kind,
-        )
+        await engine.open()
 
     def _bind(self, address: str) -> list[socket.socket]:
         sockets = listeners.bind(address, backlog=self._config.server.backlog)
@@ -168,7 +163,7 @@ class Relay:
             self._open.callback(sock.close)
         return sockets
 
-    def _start_front(self, listen: str) -> None:
+    def _make_front(self, listen: str) -> None:
         config = self._config
         names = config.server.public_names
         session_settings = settings.session_settings(config, self._engine.relay_id)
@@ -197,12 +192,40 @@ class Relay:
             turn=self._engine.turn,
         )
 
-    async def _open_control_socket(self) -> None:
-        path = self._config.control_socket_path
-        if path is not None:
-            control = ControlSocket(path, control_commands(self.snapshot, self._engine))
-            await control.open()
+    async def _join(self) -> None:
+        """Become a member, and see who is active."""
+        config = self._config
+        path = config.control_socket_path
+        # One beside the store is the active member's; one that was set is this member's whatever it is.
+        own = bool(config.server.control_socket)
+        control = (
+            ControlSocket(path, control_commands(self.snapshot, self._engine, self._promote))
+            if path
+            else None
+        )
+        cluster = self._cluster = Cluster(
+            config,
+            self._engine,
+            self._store,
+            self._front,
+            self._conditions,
+            ready=lambda: self._not_ready() is None,
+            control=None if own else control,
+            on_stuck=lambda: os._exit(1),
+        )
+        self._open.push_async_callback(cluster.close)
+        cluster.role_changed = self._role_changed
+        if control is not None:
             self._open.push_async_callback(control.close)
+            if own:
+                await control.open()
+        await cluster.start()
+        await cluster.settled(DECISION_S)
+        self._ready = True
+        cluster.look()
+
+    async def _promote(self, member: str) -> Handover:
+        return await self._cluster.promote(member)
 
     def _start_watch(self) -> None:
         watch = Watch(
@@ -212,6 +235,7 @@ class Relay:
             self._floor,
             self._certificate,
             self._config.server.tls_reload_s,
+            also=self._cluster.look,
         )
         watch.look()
         self._open.callback(asyncio.create_task(watch.run(), name="watch").cancel)
@@ -241,35 +265,52 @@ class Relay:
     # --- while it runs
 
     def _is_fenced(self) -> None:
-        """Another promotion owns the store: who says hello now hears nothing that this relay could not keep."""
-        self._conditions.epoch = None
-        self.fenced.set()
+        """Another promotion owns the store: let it, and follow it; who takes himself for alone has to end."""
+        if self._cluster.lease_kind == "none":
+            self.fenced.set()
+        self._cluster.fenced()
+
+    def _role_changed(self) -> None:
+        self._since_ms = wall_ms()
+
+    @property
+    def _role(self) -> str:
+        if self._stopping and self._cluster.role is not Role.STOPPED:
+            return Role.DRAINING.value
+        return self._cluster.role.value
 
     def reload(self) -> None:
-        """Load the TLS certificate again."""
+        """Load the TLS certificates again."""
         if self._certificate is not None:
             self._certificate.reload()
+        self._cluster.reload_if_changed()
 
     def snapshot(self) -> Snapshot:
         """What is so now."""
         broker = self._engine.broker if self._engine.active else None
         total = broker.ledger.total if broker is not None else Tally()
+        cluster = self._cluster
         return Snapshot(
             role=self._role,
             epoch=self._conditions.epoch or 0,
+            active=cluster.active,
+            members=cluster.members,
+            last_handover=cluster.last_handover,
             not_ready=self._not_ready(),
             since_ms=self._since_ms,
             relay=self._engine.relay_id,
-            member=self._member,
+            member=cluster.member,
             store_url=hidden_password(self._config.store.url),
             store_durable=self._store.durable,
             store_healthy=self._engine.store_healthy,
             store_messages=total.count,
             store_bytes=total.bytes,
             disk_free_bytes=self._floor.free_bytes,
-            lease_kind=self._lease_kind,
+            lease_kind=cluster.lease_kind,
+            lease_held=cluster.holds_lease,
             connections=self._front.count,
             sessions=self._front.sessions,
+            hosted_sessions=cluster.hosted_sessions,
             half_open=len(self._endpoint.opening),
             overloaded=self._watermark.exceeded,
             memory_limit_bytes=self._watermark.limit_bytes,
@@ -279,13 +320,11 @@ class Relay:
         )
 
     def _not_ready(self) -> str | None:
-        if self._role != "active":
-            return self._role
+        if self._stopping:
+            return Role.DRAINING.value
+        if not self._ready:
+            return Role.STARTING.value
         return None if self._engine.store_healthy else "the store does not take writes"
-
-    def _become(self, role: Role) -> None:
-        self._role = role
-        self._since_ms = wall_ms()
 
     # --- stop
 
@@ -295,16 +334,15 @@ class Relay:
             self._departure.hurry()
 
     async def stop(self) -> bool:
-        """Answer everything, send the clients away, and let go of the store.
+        """Hand over or answer everything, send the clients away, and let go of the store.
 
         False if the store hangs: then its thread is still there, and only the end of the process ends it.
         """
-        config = self._config
-        self._become("draining")
+        config, cluster = self._config, self._cluster
+        self._stopping = True
+        self._since_ms = wall_ms()
         _log.info("stopping", connections=self._front.count, drain_s=config.server.drain_s)
         self._front.draining = True
-        self._conditions.refuse = Code.DRAINING
-        self._conditions.refuse_retry_ms = None
         for acceptor in self._acceptors:
             acceptor.close()
         departure = self._departure = Departure(
@@ -316,13 +354,10 @@ class Relay:
         )
         if self.fenced.is_set():
             departure.hurry()
-        answered = await departure.settle()
-        await departure.send_away()
-        await departure.wait_until_gone(PEERS_PATIENCE_S)
-        if answered:
-            # Acks that came while they left.
-            await departure.settle()
-        self._become("stopped")
+        if cluster.role in SERVED_HERE and not cluster.can_hand_over:
+            await self._stop_alone(departure)
+        else:
+            await self._stop_among_others(departure)
         try:
             async with asyncio.timeout(CLOSE_PATIENCE_S):
                 await self._open.aclose()
@@ -331,3 +366,22 @@ class Relay:
             return False
         _log.info("stopped")
         return True
+
+    async def _stop_alone(self, departure: Departure) -> None:
+        """There is nobody who could go on: the clients go first, then the broker."""
+        self._conditions.refuse = Code.DRAINING
+        self._conditions.refuse_retry_ms = None
+        answered = await departure.settle()
+        await departure.send_away()
+        await departure.wait_until_gone(PEERS_PATIENCE_S)
+        if answered:
+            # Acks that came while they left.
+            await departure.settle()
+        await self._cluster.leave(STOPPING)
+
+    async def _stop_among_others(self, departure: Departure) -> None:
+        """The broker goes first, then the clients, who are served by the next one until they go."""
+        await self._cluster.leave(STOPPING)
+        await departure.send_away()
+        await departure.wait_until_gone(PEERS_PATIENCE_S)
+        await self._cluster.acks_confirmed()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -66,13 +67,16 @@ class Watch:
         floor: DiskFloor,
         certificate: Certificate | None,
         tls_reload_s: float,
+        also: Callable[[], None] = lambda: None,
     ) -> None:
+        """``also`` is done with each look."""
         self._front = front
         self._conditions = conditions
         self._watermark = watermark
         self._floor = floor
         self._certificate = certificate
         self._tls_reload_s = tls_reload_s
+        self._also = also
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -97,6 +101,7 @@ class Watch:
         if self._floor.look():
             self._tell_disk()
         self._decide()
+        self._also()
         if self._watermark.exceeded:
             give_back()
 

@@ -23,6 +23,7 @@ from typing import Final, NewType, Protocol
 from msgspec import Struct
 
 from posthouse.errors import PosthouseError
+from posthouse.store.lease_rows import LeaseRows
 
 MailboxNo = NewType("MailboxNo", int)
 
@@ -213,6 +214,9 @@ class Waiting(Struct, gc=False):
 class Writer(Protocol):
     """The one writing connection of a process."""
 
+    def relay_id(self) -> str:
+        """Id of the relay, made with the store, the same for all members. Raises StoreUnavailable."""
+
     def fence(self) -> Fence:
         """The fence as it is now. Raises StoreUnavailable."""
 
@@ -281,3 +285,6 @@ class Store(Protocol):
 
     def open_reader(self) -> Reader:
         """A reading connection; only after ``open_writer`` has succeeded once."""
+
+    def open_lease_rows(self) -> LeaseRows:
+        """The row of the relay's lease, on a connection of its own. Raises StoreUnusable, also if it has no place."""

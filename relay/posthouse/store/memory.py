@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from heapq import merge
 from itertools import islice
+from typing import NoReturn
 
 from posthouse.store.interface import (
     FENCED,
@@ -25,6 +26,7 @@ from posthouse.store.interface import (
     Recovered,
     Source,
     StoreUnavailable,
+    StoreUnusable,
     Tally,
     Waiting,
     check_promotion,
@@ -112,6 +114,9 @@ class MemoryWriter:
 
     def __init__(self, state: State) -> None:
         self._state = state
+
+    def relay_id(self) -> str:
+        return self._state.relay_id
 
     def fence(self) -> Fence:
         with self._state.lock:
@@ -232,3 +237,7 @@ class MemoryStore:
 
     def open_reader(self) -> MemoryReader:
         return MemoryReader(self._state)
+
+    def open_lease_rows(self) -> NoReturn:
+        """There is no place for them: raises StoreUnusable."""
+        raise StoreUnusable("the store memory: has no place for a lease")

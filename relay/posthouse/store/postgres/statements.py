@@ -21,6 +21,7 @@ TAKEN: Final = "23505"
 
 _MATCHES: Final = "epoch = $1::int8 AND token = $2::bytea AND incarnation = $3::bytea"
 
+RELAY_ID: Final = "SELECT id FROM relay"
 STATE: Final = "SELECT epoch, token, incarnation, batch, attempt FROM relay"
 
 ADVANCE: Final = f"""

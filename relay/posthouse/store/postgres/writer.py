@@ -69,6 +69,9 @@ class PostgresWriter:
 
     # --- the fence -------------------------------------------------------------------------------------------
 
+    def relay_id(self) -> str:
+        return self._session.relay_id()
+
     def fence(self) -> Fence:
         return self._session.state()[0]
 

@@ -7,9 +7,9 @@ its network is cut. Those who come after it ask the engine to end it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -71,10 +71,18 @@ class WritingSession:
 
     def state(self) -> tuple[Fence, int, int]:
         """Fence, batch and attempt, over a new connection if need be. Raises StoreUnavailable."""
+        *fence, batch, attempt = self._ask(sql.STATE)
+        return Fence(*fence), batch, attempt
+
+    def relay_id(self) -> str:
+        """The relay's id, over a new connection if need be. Raises StoreUnavailable."""
+        found: str = self._ask(sql.RELAY_ID)[0]
+        return found
+
+    def _ask(self, question: str) -> Sequence[Any]:
         for again in (True, False):
             try:
-                *fence, batch, attempt = self.sound().one(sql.STATE)[0]
-                return Fence(*fence), batch, attempt
+                return self.sound().one(question)[0]
             except ConnectionLost as error:
                 if not again:
                     raise self.unavailable(error) from error

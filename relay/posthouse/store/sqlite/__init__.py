@@ -12,6 +12,7 @@ from pathlib import Path
 from posthouse.store.locks import share_open
 from posthouse.store.sqlite.connection import BUSY_MS, How, open_to_read, open_to_write, unusable
 from posthouse.store.sqlite.files import check_place
+from posthouse.store.sqlite.lease_rows import SqliteLeaseRows
 from posthouse.store.sqlite.reader import SqliteReader
 from posthouse.store.sqlite.schema import SCHEMA, Schema
 from posthouse.store.sqlite.writer import SqliteWriter
@@ -42,3 +43,7 @@ class SqliteStore:
 
     def open_reader(self) -> SqliteReader:
         return SqliteReader(self.path, open_to_read(self.path, self._how))
+
+    def open_lease_rows(self) -> SqliteLeaseRows:
+        """The row of the relay's lease, on a connection of its own. Raises StoreUnusable."""
+        return SqliteLeaseRows(self.path)

@@ -106,6 +106,11 @@ class SqliteWriter:
 
     # --- the fence -------------------------------------------------------------------------------------------
 
+    def relay_id(self) -> str:
+        with unavailable(self._path):
+            found: str = self._open().execute("SELECT id FROM relay").get
+            return found
+
     def fence(self) -> Fence:
         with unavailable(self._path):
             return _state(self._open()).fence
@@ -127,6 +132,7 @@ class SqliteWriter:
         self._suspect = False
         if recovered is not None:
             self._marking = marking
+            self._doubt = None  # of a promotion before: what became of its batch is what was found
             self._confirmed = (recovered.fence, 0)
         return recovered
 

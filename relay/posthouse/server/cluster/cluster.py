@@ -1,0 +1,320 @@
+"""One member: puts the election, its links and its front's upstream together.
+
+A member that is not active keeps one link to the one that is (`following.py`), and takes those of the others when it is
+active itself (`hosting.py`). What the lease says decides whom it follows; what comes over the link decides where its
+sessions are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from posthouse.config import Config
+from posthouse.errors import PosthouseError
+from posthouse.link import frames
+from posthouse.link.frames import Handover, MemberState
+from posthouse.link.talk import Me
+from posthouse.server.cluster import leasing
+from posthouse.server.cluster.active import ActiveWork
+from posthouse.server.cluster.following import Following
+from posthouse.server.cluster.hosting import Host
+from posthouse.server.cluster.membership import Membership
+from posthouse.server.cluster.switch import Sessions, Switch
+from posthouse.server.cluster.upstream import Remote
+from posthouse.server.control import ControlSocket
+from posthouse.server.engine import Engine, boot_s
+from posthouse.server.peers import MutualTls, PeerAddress, PeerDialer, PeerListener
+from posthouse.session.settings import Conditions
+from posthouse.single_active.elector import Candidate
+from posthouse.single_active.leases.file import this_process
+from posthouse.single_active.roles import Role
+from posthouse.store.interface import Store
+
+STORE_PATIENCE_S: Final = 2.0
+"""How long a hand-over waits for the store, beyond the time that a commit may take."""
+HANDOVER_S: Final = 10.0
+"""How long ``promote`` waits until another member is active."""
+ACKS_S: Final = 2.0
+"""How long a member that ends waits until the acks of its clients are for good."""
+LOOK_S: Final = 0.02
+AT_WORK: Final = (Role.ACTIVE, Role.IN_DOUBT)
+_log = structlog.get_logger()
+
+
+class HandoverRefused(PosthouseError):
+    """There is nobody to hand over to, or nobody who could; the text says why."""
+
+
+class Cluster:
+    """This member and what it knows of the others."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        store: Store,
+        front: Sessions,
+        conditions: Conditions,
+        *,
+        ready: Callable[[], bool],
+        control: ControlSocket | None,
+        on_stuck: Callable[[], None],
+    ) -> None:
+        """``ready``: whether this member may take over. ``control``: the socket that belongs to the active member."""
+        self.member = f"{config.server.member or platform.node() or 'relay'}.{secrets.token_hex(3)}"
+        """Id of this start of this member."""
+        self.lease_kind = leasing.kind_of(config)
+        self.role_changed: Callable[[], None] = lambda: None
+        """Called when the role has changed."""
+        self._engine = engine
+        self._ready = ready
+        self._reported: frames.Report | None = None
+        self._address = ""
+        """Of the peer port, as others are told."""
+        self._switch = Switch(
+            engine,
+            front,
+            conditions,
+            hold_s=config.limits.hold_s,
+            max_held_bytes=config.limits.max_held_bytes,
+            on_change=self._report_again,
+        )
+        self._host = Host(engine, me=self._me, on_ask=self._asked, on_change=lambda: None)
+        self._following = Following(self._switch, report=self._report, on_ended=self._active_ended)
+        self._work = ActiveWork(
+            engine,
+            self._switch,
+            self._host,
+            member=self.member,
+            control=control,
+        )
+        self._tls = (
+            MutualTls(Path(config.peer.tls_cert), Path(config.peer.tls_key), Path(config.peer.tls_ca))
+            if config.peer.tls_cert
+            else None
+        )
+        me = Me(engine.relay_id, self.member, 0)
+        listen = leasing.peer_listen(config, self.member)
+        self._listener = (
+            PeerListener(PeerAddress.parse(listen), self._tls, me, self._host.new_front) if listen else None
+        )
+        self._dialer = PeerDialer(self._tls, lambda: me, self._following, on_refused=self._is_dead)
+        self._config = config
+        self._lease = leasing.open_lease(config, store)
+        self._fenced = store.durable
+        self._on_stuck = on_stuck
+        self._membership: Membership | None = None
+
+    # --- questions
+
+    @property
+    def role(self) -> Role:
+        """What this member is."""
+        return self._membership.role if self._membership is not None else Role.STARTING
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether the lease is surely its own."""
+        return self._membership is not None and self._engine.authority.holds(boot_s())
+
+    @property
+    def active(self) -> str | None:
+        """Id of the active member."""
+        return self.member if self.role in AT_WORK else self._following.active
+
+    @property
+    def members(self) -> Sequence[MemberState]:
+        """Those that are known."""
+        standing = self._following.standing
+        if self.role in AT_WORK or standing is None:
+            return self._host.members()
+        return standing.members
+
+    @property
+    def last_handover(self) -> Handover | None:
+        """The last change of the active that is known."""
+        standing = self._following.standing
+        return (
+            self._host.last_handover if self.role in AT_WORK or standing is None else standing.last_handover
+        )
+
+    @property
+    def hosted_sessions(self) -> int:
+        """Sessions of other members' fronts at this one's broker."""
+        return self._host.sessions
+
+    # --- life
+
+    async def start(self) -> None:
+        """Listen for links, and stand for election. Raises CannotListen."""
+        if self._listener is not None:
+            await self._listener.open()
+            self._address = leasing.peer_address(self._config, str(self._listener.address))
+            _log.info("listening for members", address=self._address)
+        timing = leasing.timing_of(self._config)
+        self._membership = Membership(
+            self._engine,
+            self._work,
+            self._lease,
+            Candidate(self.member, self._address, this_process()),
+            timing,
+            fenced=self._fenced,
+            jitter=random.random(),
+            drain_patience_s=self._config.store.commit_timeout_s + STORE_PATIENCE_S,
+            on_role=self._role_changed,
+            on_record=self._follow,
+            on_stuck=self._on_stuck,
+        )
+        self._membership.start()
+
+    async def settled(self, within_s: float) -> None:
+        """Wait until somebody is active, or so long. Raises what the own first promotion failed with."""
+        assert self._membership is not None, "not started"
+        await asyncio.wait((self._membership.settled,), timeout=within_s)
+        if self._membership.settled.done():
+            await self._membership.settled
+        await self._work.control_opened()
+
+    def fenced(self) -> None:
+        """The store refused a commit of our broker."""
+        assert self._membership is not None, "not started"
+        self._membership.fenced()
+
+    @property
+    def can_hand_over(self) -> bool:
+        """Whether this member is active and another could take over."""
+        return self.role in AT_WORK and bool(self._host.ready())
+
+    async def leave(self, reason: str) -> None:
+        """Give the lease up for good; hand over first if this member is active."""
+        if self._membership is None:
+            return
+        successor, self._work.successor = next(iter(self._host.ready()), ("", ""))
+        self._membership.leave(reason, successor)
+        await self._membership.left.wait()
+
+    async def acks_confirmed(self) -> None:
+        """Wait until no ack of our clients could be undone by the loss of the active member, or some seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ACKS_S
+        while loop.time() < deadline:
+            upstream = self._switch.upstream
+            if not (isinstance(upstream, Remote) and upstream.awaits_confirmation()):
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def close(self) -> None:
+        """End all links and tasks, and give back what is held."""
+        self._dialer.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._host.stop()
+        self._switch.stop()
+        if self._membership is not None:
+            await self._membership.close()
+        else:
+            await self._lease.close()
+
+    def reload_if_changed(self) -> None:
+        """Look at the certificate of links."""
+        if self._tls is not None:
+            self._tls.reload_if_changed()
+
+    def look(self) -> None:
+        """Tell others if this member's readiness has changed."""
+        self._report_again()
+
+    # --- handing over on request
+
+    async def promote(self, member: str) -> Handover:
+        """Have another member be active: this one by its id or name, or any. Raises PosthouseError."""
+        before = self._engine.epoch if self.role in AT_WORK else self._epoch
+        if self.role in AT_WORK:
+            refused = self._asked(member)
+            if refused is not None:
+                raise HandoverRefused(refused)
+        else:
+            await self._following.ask(member)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + HANDOVER_S
+        while loop.time() < deadline:
+            handover = self.last_handover
+            if self._epoch > before and handover is not None and handover.epoch == self._epoch:
+                return handover
+            await asyncio.sleep(LOOK_S)
+        raise HandoverRefused(f"nobody was active within {HANDOVER_S:g} s")
+
+    @property
+    def _epoch(self) -> int:
+        """Of the active member's broker, as far as it is known."""
+        if self.role in AT_WORK:
+            return self._engine.epoch
+        standing = self._following.standing
+        return standing.epoch if standing is not None and standing.serving else 0
+
+    def _asked(self, wanted: str) -> str | None:
+        assert self._membership is not None
+        if self.role not in AT_WORK:
+            return "this member is not active"
+        ready = self._host.ready()
+        if wanted:
+            ready = [one for one in ready if wanted in (one[0], one[0].rpartition(".")[0])]
+        if not ready:
+            known = ", ".join(name for name, _ in self._host.ready()) or "none"
+            return f"no other member {wanted + ' ' if wanted else ''}is ready to take over; ready: {known}"
+        successor, self._work.successor = ready[0]
+        self._membership.hand_over("promote", successor)
+        return None
+
+    # --- what happens
+
+    def _me(self) -> MemberState:
+        return MemberState(self.member, self.role.value, self._ready())
+
+    def _report(self) -> frames.Report:
+        self._reported = frames.Report(self.role.value, self._ready(), self._address)
+        return self._reported
+
+    def _report_again(self) -> None:
+        if self._reported != frames.Report(self.role.value, self._ready(), self._address):
+            self._following.tell()
+
+    def _role_changed(self, role: Role) -> None:
+        self._report_again()
+        self._host.announce()
+        self.role_changed()
+
+    def _active_ended(self, successor: str) -> None:
+        """The active member, or our link to it, says that it serves no more: perhaps the lease is free."""
+        if self._membership is not None:
+            self._membership.look()
+        if successor and successor != self._address:
+            self._dialer.follow(successor)
+
+    def _is_dead(self, address: str) -> None:
+        if self._membership is not None:
+            self._membership.is_dead(address)
+
+    def _follow(self) -> None:
+        """Keep a link to whoever holds the lease, unless it is we; to the one that we hand over to, if it is nobody."""
+        assert self._membership is not None
+        record = self._membership.record
+        if record is None:
+            return
+        if record.holder != self.member:
+            if record.peer and not record.released:
+                self._dialer.follow(record.peer)
+        elif not record.released:
+            self._dialer.follow(None)
+        else:
+            self._host.announce()
+            if self._work.successor:
+                self._dialer.follow(self._work.successor)

@@ -1,0 +1,106 @@
+"""The link of this member to the one that it takes for the active one, and what it learns over it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from posthouse.errors import PosthouseError
+from posthouse.link import frames
+from posthouse.server.cluster.switch import Switch
+from posthouse.server.peers import Link
+
+ANSWER_S: Final = 5.0
+
+
+class NotAsked(PosthouseError):
+    """The active member could not be asked, or refused; the text says why."""
+
+
+class Following:
+    """Handles the frames of that link."""
+
+    def __init__(
+        self, switch: Switch, *, report: Callable[[], frames.Report], on_ended: Callable[[str], None]
+    ) -> None:
+        """``on_ended``: there is no link, or no broker at its other end; with the address of the next, if known."""
+        self.standing: frames.Standing | None = None
+        """What the active member said last; None while there is no link."""
+        self._switch = switch
+        self._report = report
+        self._on_ended = on_ended
+        self._link: Link | None = None
+        self._answers: dict[int, asyncio.Future[str | None]] = {}
+        self._asked = 0
+
+    @property
+    def active(self) -> str | None:
+        """Id of the active member, if it is elsewhere and serves."""
+        standing = self.standing
+        return (
+            self._link.member
+            if self._link is not None and standing is not None and standing.serving
+            else None
+        )
+
+    # --- what the link says
+
+    def established(self, link: Link) -> None:
+        """It is there."""
+        self._link = link
+        link.send(self._report())
+
+    def received(self, frame: frames.Frame) -> None:
+        """A frame of the active member."""
+        link = self._link
+        if link is None:
+            return
+        match frame:
+            case frames.Effects():
+                self._switch.received(link, frame)
+            case frames.Standing():
+                self.standing = frame
+                if frame.serving:
+                    self._switch.to_remote(link, frame.epoch)
+                else:
+                    self._switch.leave_remote(frame.reason)
+                    self._on_ended(frame.successor)
+            case frames.Answer():
+                waiting = self._answers.pop(frame.number, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(frame.error)
+            case _:
+                pass  # of a later release
+
+    def lost(self, why: str) -> None:
+        """The link has ended."""
+        self._link = None
+        self.standing = None
+        for waiting in self._answers.values():
+            if not waiting.done():
+                waiting.set_result("the link to the active member was lost")
+        self._answers.clear()
+        self._switch.leave_remote(f"link lost: {why}")
+        self._on_ended("")
+
+    # --- what we say
+
+    def tell(self) -> None:
+        """Our role has changed."""
+        if self._link is not None:
+            self._link.send(self._report())
+
+    async def ask(self, successor: str) -> None:
+        """Have the active member hand over. Raises NotAsked."""
+        if self._link is None:
+            raise NotAsked("there is no link to an active member")
+        self._asked += 1
+        answer = self._answers[self._asked] = asyncio.get_running_loop().create_future()
+        self._link.send(frames.Ask(self._asked, successor))
+        try:
+            error = await asyncio.wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            raise NotAsked("the active member does not answer") from None
+        if error is not None:
+            raise NotAsked(error)

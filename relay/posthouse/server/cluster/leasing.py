@@ -1,0 +1,119 @@
+"""From the configuration to the lease by which members agree, its times, and where this member is reached by others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from posthouse.config import Config
+from posthouse.config.forms import split_host_port
+from posthouse.errors import PosthouseError
+from posthouse.single_active.leases.file import FileLease
+from posthouse.single_active.leases.interface import Lease
+from posthouse.single_active.leases.none import NoneLease
+from posthouse.single_active.leases.store import StoreLease
+from posthouse.single_active.timing import Timing
+from posthouse.store.interface import Store
+
+DEFAULT_PORT: Final = 8081
+Kind = Literal["none", "file", "store"]
+
+
+class NoPlaceForSockets(PosthouseError):
+    """The runtime folder for Unix sockets is not ours alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"{self.folder} is not a folder of this user alone; set peer.listen"
+
+
+def kind_of(config: Config) -> Kind:
+    """The kind of lease that the configuration asks for."""
+    kind = config.lease.kind
+    if kind != "auto":
+        return kind
+    if config.sqlite_path is not None:
+        return "file"
+    return "none" if config.store.url == "memory:" else "store"
+
+
+def open_lease(config: Config, store: Store) -> Lease:
+    """That lease. Nothing is asked of it yet."""
+    kind = kind_of(config)
+    if kind == "none":
+        return NoneLease()
+    if kind == "store":
+        return StoreLease(store.open_lease_rows)
+    path = config.sqlite_path
+    assert path is not None, "checked with the configuration"
+    control = config.control_socket_path
+    return FileLease(path, str(control.absolute()) if control else None)
+
+
+def timing_of(config: Config) -> Timing:
+    """The times of the election; the configuration has been checked for such as are not safe."""
+    lease = config.lease
+    return Timing(
+        duration_s=lease.duration_s,
+        deadline_s=lease.deadline_s,
+        renew_interval_s=lease.renew_s,
+        request_timeout_s=lease.request_timeout_s,
+    )
+
+
+def peer_listen(config: Config, member: str) -> str | None:
+    """Where this member is to listen for links; None if it is alone. Raises NoPlaceForSockets."""
+    if kind_of(config) == "none":
+        return None
+    if config.peer.listen:
+        return config.peer.listen
+    if config.peer.tls_cert:
+        return f"0.0.0.0:{DEFAULT_PORT}"
+    path = config.sqlite_path
+    if path is not None:
+        beside = path.resolve()
+        remove_dead(beside.parent, f"{beside.name}-peer-")
+        return f"unix:{beside.parent / f'{beside.name}-peer-{member}.sock'}"
+    folder = _runtime_folder()
+    remove_dead(folder, "peer-")
+    return f"unix:{folder / f'peer-{member}.sock'}"
+
+
+def peer_address(config: Config, listening: str) -> str:
+    """What other members are told, of where this one listens."""
+    if config.peer.address:
+        return config.peer.address
+    if listening.startswith("unix:"):
+        return listening
+    host, port = split_host_port(listening)
+    return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "::") else listening
+
+
+def remove_dead(folder: Path, prefix: str) -> None:
+    """Remove the sockets of members that have ended without doing so."""
+    for path in folder.glob(f"{prefix}*.sock"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _runtime_folder() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(base) / "posthouse" if base else Path(tempfile.gettempdir()) / f"posthouse-{os.geteuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise NoPlaceForSockets(folder)
+    return folder

@@ -1,0 +1,250 @@
+"""This process as a member: carries out what the election asks for, in the order that it asks for it.
+
+The election (`single_active`) decides; here the broker is promoted, ended and dropped, and the lease's driver hears of
+it. A change of the active costs nobody a connection: the front's upstream is switched, never closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import structlog
+from msgspec import Struct
+
+from posthouse.server.engine import Engine, NotPromoted, boot_s
+from posthouse.single_active.elector import Candidate, Elector
+from posthouse.single_active.leases.interface import Lease, Record
+from posthouse.single_active.member import Member, Promote, RoleChanged, StopWork
+from posthouse.single_active.outputs import Became, Observed
+from posthouse.single_active.roles import Role
+from posthouse.single_active.runner import Runner
+from posthouse.single_active.timing import Timing
+from posthouse.store.interface import StoreUnavailable
+
+RETRY_S: Final = 0.5
+"""How long not to claim after a promotion that failed, or after handing over."""
+WRITER_PATIENCE_S: Final = 0.5
+"""A writer that is at work for longer after its broker was dropped ends the process."""
+_log = structlog.get_logger()
+
+
+class Work(Protocol):
+    """What a member does while it is active."""
+
+    def begin(self, before: Record | None) -> None:
+        """The broker is promoted: serve. ``before``: the lease as it was before our claim."""
+
+    def close(self, reason: str) -> None:
+        """Take no commands any more; what was taken is finished."""
+
+    def end(self, reason: str) -> None:
+        """The broker is about to be dropped: part from it."""
+
+
+class Membership:
+    """One member. ``start`` stands for election; ``leave`` gives it up for good."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        work: Work,
+        lease: Lease,
+        candidate: Candidate,
+        timing: Timing,
+        *,
+        fenced: bool,
+        jitter: float,
+        drain_patience_s: float,
+        on_role: Callable[[Role], None],
+        on_record: Callable[[], None],
+        on_stuck: Callable[[], None],
+    ) -> None:
+        """``fenced``: the store checks every commit. ``drain_patience_s``: how long a hand-over waits for the store.
+
+        ``on_record``: the lease shows something new. ``on_stuck``: the store's writer hangs; end the process.
+        """
+        self.me = candidate
+        self.left = asyncio.Event()
+        """Set when ``leave`` is done: nothing of the lease is ours any more."""
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when this member is active or has seen another; an exception if its first promotion failed."""
+        self._engine = engine
+        self._work = work
+        self._lease = lease
+        self._drain_patience_s = drain_patience_s
+        self._on_role = on_role
+        self._on_record = on_record
+        self._on_stuck = on_stuck
+        member = Member(Elector(candidate, timing, fenced=fenced, jitter=jitter), RETRY_S)
+        engine.authority = member
+        self._runner = Runner(
+            member,
+            lease,
+            clock=boot_s,
+            request_timeout_s=timing.request_timeout_s,
+            on_output=self._take,
+        )
+        self._seen: Record | None = None
+        """The last record of another member."""
+        self._dead = ""
+        """Id of a member that is known to have ended."""
+        self._task: asyncio.Task[None] | None = None
+
+    # --- questions
+
+    @property
+    def role(self) -> Role:
+        """What this member is."""
+        return self._runner.machine.role
+
+    @property
+    def record(self) -> Record | None:
+        """The lease as it was last seen."""
+        return self._runner.machine.elector.record
+
+    # --- inputs
+
+    def start(self) -> None:
+        """Stand for election."""
+        self._runner.start(lambda member, now: member.ready(now))
+
+    def hand_over(self, reason: str, successor: str = "") -> None:
+        """Let another member be active. Passed over when this one is not."""
+        self._runner.tell(lambda member, now: member.hand_over(now, reason, successor))
+
+    def leave(self, reason: str, successor: str = "") -> None:
+        """Give it up for good; ``left`` says when that is done."""
+        self._runner.tell(lambda member, now: member.leave(now, reason, successor))
+
+    def fenced(self) -> None:
+        """The store refused a commit."""
+        self._runner.tell(lambda member, now: member.fenced(now))
+
+    def look(self) -> None:
+        """Something is known to have changed: read the lease now."""
+        self._runner.tell(lambda member, now: member.unwatched(now))
+
+    def is_dead(self, peer: str) -> None:
+        """Nobody listens any more where the holder listened: its process has ended."""
+        record = self.record
+        if record is not None and record.peer == peer and not record.released and record.holder != self.me.id:
+            _log.warning("the active member has ended", member=record.holder)
+            self._dead = record.holder
+            self._prove(record)
+
+    async def close(self) -> None:
+        """End everything; the lease is left as it is, but for what ends with its process."""
+        await self._runner.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._lease.close()
+
+    # --- what the election asks for
+
+    def _take(self, output: Struct) -> None:
+        match output:
+            case Promote(transitions=transitions):
+                self._replace(self._promote(transitions))
+            case StopWork():
+                self._stop_work(output)
+            case RoleChanged():
+                self._role_changed(output)
+            case Observed(record=record):
+                self._observed(record)
+            case Became(state=state, reason=reason):
+                _log.debug("election", state=state.value, reason=reason)
+                self._on_record()
+            case _:
+                pass
+
+    def _role_changed(self, changed: RoleChanged) -> None:
+        _log.info("role", role=changed.role.value, before=changed.before.value, reason=changed.reason)
+        if changed.role is Role.ACTIVE and changed.before is Role.IN_DOUBT:
+            self._engine.sure_again()
+        if changed.role is Role.STOPPED:
+            self.left.set()
+        self._on_role(changed.role)
+
+    def _observed(self, record: Record | None) -> None:
+        if record is not None and record.holder and record.holder != self.me.id:
+            self._seen = record
+            if not record.released:
+                self._settle()
+                if record.holder == self._dead:
+                    self._prove(record)
+        self._on_record()
+
+    def _prove(self, record: Record) -> None:
+        self._runner.tell(lambda member, now: member.proved_dead(now, record.version))
+
+    # --- promotion
+
+    async def _promote(self, transitions: int) -> None:
+        try:
+            await self._engine.promote(transitions)
+        except (NotPromoted, StoreUnavailable) as error:
+            _log.error("promotion failed", reason=str(error))
+            self._settle(error)
+            reason = str(error)
+            self._runner.tell(lambda member, now: member.promotion_failed(now, reason))
+            return
+        self._runner.tell(lambda member, now: member.promoted(now))
+        if self.role is Role.ACTIVE:
+            self._work.begin(self._seen)
+            self._settle()
+
+    def _settle(self, error: Exception | None = None) -> None:
+        if self.settled.done():
+            return
+        if error is None:
+            self.settled.set_result(None)
+        else:
+            self.settled.set_exception(error)
+
+    # --- the end of a broker
+
+    def _stop_work(self, asked: StopWork) -> None:
+        if asked.graceful and self._engine.active and not self._engine.fenced:
+            self._work.close(asked.reason)
+            self._replace(self._drain(asked.reason))
+            return
+        self._drop(asked.reason)
+        self._replace(self._see_writer_end())
+
+    async def _drain(self, reason: str) -> None:
+        try:
+            async with asyncio.timeout(self._drain_patience_s):
+                await self._engine.drain()
+        except TimeoutError:
+            _log.error("handing over without the store: it did not take what waited")
+        self._drop(reason)
+        self._stopped()
+
+    def _drop(self, reason: str) -> None:
+        if self._engine.active:
+            self._work.end(reason)
+            self._engine.drop()
+
+    async def _see_writer_end(self) -> None:
+        if not await self._engine.writer_is_idle(WRITER_PATIENCE_S):
+            _log.error("the store's writer hangs: this process ends", seconds=WRITER_PATIENCE_S)
+            self._on_stuck()
+        self._stopped()
+
+    def _stopped(self) -> None:
+        self._runner.tell(lambda member, now: member.stopped(now))
+
+    def _replace(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever was under way for the broker ends with this."""
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(work)
+        self._task.add_done_callback(_say_why_it_failed)
+
+
+def _say_why_it_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a change of the active failed", exc_info=error)
