@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import random
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from bench.errors import RunFailed
 from bench.members import Member, Members
 from bench.postgres import PostgresServer
+from bench.wire import Closed, Connection, device_key, take_all
 
 LEASE_DURATION_S = 5.0
 BEYOND_LEASE_S = 2.0
@@ -21,7 +23,10 @@ BEYOND_LEASE_S = 2.0
 SILENT_LINK_S = 4.0
 FULL_S = 3.0
 DISK_BYTES = 256 << 20
+NOTICE_LIMIT_S = 10.0
 _CHUNK_BYTES = 1 << 20
+_FILLER_BYTES = 64 << 10
+_FILLERS_READER = device_key("filler's reader")
 
 
 @dataclass
@@ -95,20 +100,45 @@ def silence_link(scene: Scene) -> str:
 
 
 def fill_disk(scene: Scene) -> str:
-    """No byte is left on the store's disk for a while."""
+    """No byte is left on the store's disk, for a while after the store has noticed."""
     if scene.disk is None:
         raise RunFailed("there is no disk of its own to fill")
     ballast = scene.disk / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+    with ballast.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while True:
+                file.write(bytes(_CHUNK_BYTES))
+        noticed = _refused(scene.active().address)
         end = time.monotonic() + FULL_S
         while time.monotonic() < end:
-            try:
+            with suppress(OSError):  # the members free and take a little all the time
                 file.write(bytes(_CHUNK_BYTES))
-            except OSError:  # the members free and take a little all the time
-                time.sleep(0.01)
-    time.sleep(max(0.0, end - time.monotonic()))
+            time.sleep(0.01)
     ballast.unlink()
-    return "disk full, free again"
+    with suppress(Closed):
+        take_all(scene.active().address, _FILLERS_READER)
+    return "disk full, free again" if noticed else "disk full but not for the store, free again"
+
+
+def _refused(address: str) -> bool:
+    """Publish until a message is refused; whether that was so. What a write-ahead log has room for is still taken."""
+    end = time.monotonic() + NOTICE_LIMIT_S
+    with suppress(Closed), Connection(address, device_key("filler")) as connection:
+        recipient = _FILLERS_READER.address
+        for ref in itertools.count():
+            item = {
+                "type": "publish",
+                "ref": ref,
+                "recipient": recipient,
+                "ciphertext": os.urandom(_FILLER_BYTES),
+            }
+            connection.send(item)
+            for answer in connection.receive(end - time.monotonic()):
+                if answer["type"] == "result" and answer["status"] == "rejected":
+                    return True
+            if time.monotonic() > end:
+                break
+    return False
 
 
 def restart_engine(scene: Scene) -> str:

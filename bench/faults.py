@@ -28,7 +28,8 @@ from bench.wire import Closed, take_all
 from bench.witness import EpochWatch, LiveReader, postgres_epoch, promotions, sqlite_epoch
 
 MEMBERS = 3
-PATIENCE_S = 2.0
+PATIENCE_S = 6.0
+"""Longer than a change of the active takes: only a member that is stopped for good is left."""
 SETTLED_PROMISES = 20
 ENVIRONMENT = {"POSTHOUSE_SERVER_DRAIN_S": "0.5", "POSTHOUSE_STORE_MIN_FREE_BYTES": "0"}
 """A member that ends sends its clients away soon, and a disk is filled to its last byte."""

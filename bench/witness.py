@@ -17,7 +17,7 @@ from posthouse.identity import DeviceKey
 
 from bench.wire import Closed, Connection
 
-SILENT_S = 3.0
+SILENT_S = 6.0
 EPOCH_POLL_S = 0.1
 PROMOTED = ("promoted", "took over")
 """What a member logs, with its epoch, when it has become active."""

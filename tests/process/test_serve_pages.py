@@ -17,7 +17,8 @@ def test_status_says_who_is_active_and_what_the_store_holds(relay: RelayProcess,
     client.post(b"four", recipient=ALICE.address)
     status = relay.status()
     assert (status["role"], status["epoch"], status["ready"]) == ("active", 1, True)
-    assert status["members"] == [{"name": status["active"], "role": "active", "ready": True}]
+    assert status["members"] == [{"name": status["member"], "role": "active", "ready": True}]
+    assert status["active"] == status["member"]
     store = {"url": relay.store, "durable": True, "healthy": True, "messages": 1, "bytes": 4}
     assert status["store"] == store
     assert status["lease"] == {"kind": "file", "held": True}

@@ -63,13 +63,13 @@ def test_a_server_that_is_gone_is_told_and_comes_back(
     assert texts >= {b"before", b"after"} and (b"doubtful" in texts) is kept
 
 
-def test_a_second_relay_on_the_same_store_fences_the_first(
+def test_a_second_relay_that_takes_itself_for_alone_fences_the_first(
     server: PostgresServer, make_relay: MakeRelay, dial: Dial
 ) -> None:
-    first = make_relay(store=server.url()).start()
+    first = make_relay("--lease", "none", store=server.url()).start()
     sender = dial(first)
     assert sender.post(b"by the first", recipient=ALICE.address)["status"] == "stored"
-    second = make_relay(store=server.url()).start()
+    second = make_relay("--lease", "none", store=server.url()).start()
     assert second.status()["epoch"] == 2
     sender.send({"type": "publish", "ref": 5, "recipient": ALICE.address, "ciphertext": b"too late"})
     assert first.wait() == 1

@@ -51,13 +51,25 @@ def test_what_was_stored_is_there_after_a_kill_and_the_epoch_has_risen(
     assert after["relay"] == before["relay"]
 
 
-def test_a_second_relay_on_the_same_store_is_refused_and_the_first_goes_on(
+def test_a_second_relay_on_the_same_store_is_a_standby_that_serves(
     relay: RelayProcess, make_relay: MakeRelay, dial: Dial
 ) -> None:
-    line = refusal(make_relay(store=relay.store))
-    assert f"process {relay.pid}" in line and "relay.db" in line
-    client = dial(relay)
-    assert client.post(b"still here", recipient=ALICE.address)["status"] == "stored"
+    second = make_relay(store=relay.store).start()
+    assert second.status()["role"] == "standby"
+    assert dial(second).post(b"over there", recipient=ALICE.address)["status"] == "stored"
+    assert relay.status()["store"]["messages"] == 1
+
+
+def test_two_relays_that_take_themselves_for_alone_do_not_both_stay(
+    make_relay: MakeRelay, dial: Dial
+) -> None:
+    first = make_relay("--lease", "none").start()
+    second = make_relay("--lease", "none", store=first.store).start()
+    sender = dial(first)
+    sender.send({"type": "publish", "ref": 1, "recipient": ALICE.address, "ciphertext": b"too late"})
+    assert first.wait() == 1
+    assert "another promotion owns the store: this relay ends" in first.events()
+    assert dial(second).post(b"in time", recipient=ALICE.address)["status"] == "stored"
 
 
 def test_a_port_in_use_is_named(relay: RelayProcess, make_relay: MakeRelay) -> None:

@@ -18,7 +18,10 @@ class Attachments:
         self._ports: dict[str, tuple[Link, Port]] = {}
 
     def serve(self, engine: SimEngine | None) -> None:
-        """A broker has begun, or ended: tell all."""
+        """A broker has begun, or ends: its last words, and tell all."""
+        if self._engine is not None:
+            for link, port in self._ports.values():
+                self._send(self._engine, link, port, self._engine.farewell(port))
         self._engine = engine
         self._ports.clear()
         for link in self._links:
@@ -58,12 +61,17 @@ class Attachments:
         return self._open(engine, link)
 
     def _open(self, engine: SimEngine, link: Link) -> Port:
-        def leave(effects: Effects, confirmed: int) -> None:
-            link.listener.send(frames.Effects(engine.epoch, effects, confirmed))
+        def wake() -> None:
+            self._send(engine, link, port, engine.take_effects(port))
 
-        port = engine.open_port(leave)
+        port = engine.open_port(wake)
         self._ports[link.member] = link, port
         return port
+
+    @staticmethod
+    def _send(engine: SimEngine, link: Link, port: Port, effects: Effects) -> None:
+        if effects:
+            link.listener.send(frames.Effects(engine.epoch, effects, engine.broker.confirmed(port)))
 
     def _tell(self, link: Link) -> None:
         engine = self._engine

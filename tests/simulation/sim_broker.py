@@ -71,7 +71,7 @@ class SimBroker:
             self._fail("the lease is gone")
             return
         store = self._store
-        epoch = max(seen.epoch, transitions) + 1
+        epoch = max(seen.epoch + 1, transitions)
         token = self._owner.world.random.getrandbits(8 * TOKEN_BYTES).to_bytes(TOKEN_BYTES)
 
         def arrive() -> Answered:
@@ -131,20 +131,21 @@ class SimBroker:
         self._stopping = True
         if graceful and self._engine is not None:
             life = self._life
+            self._owner.front.close_local()
             self._engine.drain(lambda: self._drained(life))
             return
         self._life += 1
         if self._engine is not None:
             self._engine.drop()
             self._engine = None
-            self._owner.front.unserved()
+            self._owner.front.leave_local()
             self._attachments.serve(None)
         self._end_soon()
 
     def _drained(self, life: int) -> None:
         if life == self._life:
             self._engine = None
-            self._owner.front.unserved()
+            self._owner.front.leave_local()
             self._attachments.serve(None)
             self._end_soon()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from posthouse.broker import Broker, Port
 from posthouse.exchange import Commands, Effects
 from posthouse.server.gate import Gate
+from posthouse.server.parting import answers_only, without_messages
 from posthouse.single_active.member import Member
 from posthouse.store.interface import FENCED, Batch, Committed, Doubt, Fence
 from sim_promises import Violation
@@ -28,7 +29,6 @@ STALLED_S = 3.0
 """A commit that takes longer: what waits behind it is refused."""
 CHECK_S = 1.0
 """In doubt an idle broker asks the store whether it is fenced."""
-Leave = Callable[[Effects, int], None]
 
 
 class SimEngine:
@@ -41,7 +41,7 @@ class SimEngine:
         self._owner = owner
         self._fence = fence
         self._store = store
-        self._ports: dict[Port, Leave] = {}
+        self._ports: dict[Port, Callable[[], None]] = {}
         self._batch_since = 0.0
         self._asking = False
         self._due = inf
@@ -52,27 +52,61 @@ class SimEngine:
         """To be called when all that waits is committed."""
         self._see_to()
 
-    # --- ports
+    # --- ports: what a front and the hosts of links need
 
-    def open_port(self, leave: Leave) -> Port:
-        """A group of sessions; ``leave`` takes their effects, and up to which batch acks are for good."""
+    def open_port(self, wake: Callable[[], None]) -> Port:
+        """A group of sessions; ``wake`` is called when they may have effects to take."""
         port = Port(lambda: None)
-        self._ports[port] = leave
+        self._ports[port] = wake
         return port
 
     def close_port(self, port: Port) -> None:
         """Its sessions are gone from here."""
         if self._ports.pop(port, None) is not None and not self._dropped:
             self.broker.close_port(port)
+            self.gate.release(port)
             self._see_to()
 
-    def submit(self, port: Port, batch: Commands) -> None:
+    def submit(self, port: Port, batch: Commands) -> list[tuple[int, Exception]]:
         """Commands of the sessions of a port. Once the work ends they are passed over."""
         if self._dropped or self._drained is not None or port not in self._ports:
-            return
+            return []
         for _, error in self.broker.handle(port, batch, *self._now()):
             raise error
         self._see_to()
+        return []
+
+    def take_effects(self, port: Port) -> Effects:
+        """The effects of a port that may leave now. Raises Violation."""
+        may, sure = self.authority()
+        if self._dropped or not may:
+            return []
+        effects = self._take(port)
+        if sure:
+            effects = self.gate.release(port) + effects
+        else:
+            effects = self.gate.hold(port, effects) + self.gate.take(port)
+        if effects and not self._owner.member.may_act(self._owner.clock()):
+            raise Violation(f"effects leave {self._owner.name}, which may not act")
+        return effects
+
+    def _take(self, port: Port) -> Effects:
+        return sorted(Broker.take_effects(port), key=itemgetter(0))
+
+    def farewell(self, port: Port) -> Effects:
+        """What sessions of a port still have to hear when the broker is dropped: no messages where no store fences."""
+        effects = self.gate.release(port) + self._take(port)
+        may = self._owner.world.fenced or self._owner.member.may_act(self._owner.clock())
+        return effects if may else answers_only(effects)
+
+    def part(self, port: Port) -> tuple[Effects, Commands]:
+        """The same, and all of them as commands for the next broker."""
+        effects = self.gate.release(port) + self._take(port)
+        commands = self.broker.export(port)
+        if not (self._owner.world.fenced or self._owner.member.may_act(self._owner.clock())):
+            commands = without_messages(effects, commands)
+            effects = answers_only(effects)
+        return effects, commands
 
     def _now(self) -> tuple[float, int]:
         return self._owner.clock(), self._owner.wall_ms()
@@ -84,7 +118,7 @@ class SimEngine:
             return
         broker = self.broker
         self._ask()
-        self._let_leave()
+        self._wake()
         if broker.pressing or self.gate.wants_check or self._drained is not None:
             self._commit()
         if self._drained is not None and broker.ledger.committing is None:
@@ -176,10 +210,7 @@ class SimEngine:
             return
         assert isinstance(outcome, Committed)
         self.broker.committed(outcome, *self._now())
-        for port in self.gate.passed():
-            checked = self.gate.take(port)
-            if port in self._ports:
-                self._leave(port, checked)
+        self.gate.passed()
         self._see_to()
 
     # --- what leaves
@@ -189,26 +220,10 @@ class SimEngine:
         now = self._owner.clock()
         return self._owner.member.may_act(now), self._owner.member.holds(now)
 
-    def _let_leave(self) -> None:
-        may, sure = self.authority()
-        if not may:
-            return
-        for port in list(self._ports):
-            if sure and self.gate:
-                self._leave(port, self.gate.release(port))
-            if port.awake:
-                effects = sorted(Broker.take_effects(port), key=itemgetter(0))
-                if sure:
-                    self._leave(port, effects)
-                else:
-                    self.gate.hold(port, effects)
-
-    def _leave(self, port: Port, effects: Effects) -> None:
-        if not effects:
-            return
-        if not self._owner.member.may_act(self._owner.clock()):
-            raise Violation(f"effects leave {self._owner.name}, which may not act")
-        self._ports[port](effects, self.broker.confirmed(port))
+    def _wake(self) -> None:
+        for port, wake in list(self._ports.items()):
+            if port.awake or self.gate:
+                wake()
 
     # --- the end
 

@@ -1,17 +1,20 @@
 """The front of a simulated member: its sessions, and where their commands go.
 
-That is the broker of this process, the one of another member over a link, or nobody for the moment. The product's
-``Memory`` remembers what they did, so that they can go on at the next broker.
+The upstreams are the product's: the broker of this process, the one of another member over a link, or nobody for the
+moment. ``SimEngine`` is to them what they know of the server's engine, an end of a ``Link`` what they know of a link.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
-from posthouse.broker import Port
 from posthouse.exchange import Command, Commands, Effects
 from posthouse.link import frames
+from posthouse.link.memory import Memory
+from posthouse.server.cluster.upstream import Local, Nobody, Remote, Upstream
+from posthouse.server.engine import Engine
 from sim_engine import SimEngine
 from sim_link import Link
 
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
     from sim_client import SimClient
     from sim_member import SimMember
 
-MOST_MESSAGES = 6
 MOST_BYTES = 2**20
-"""In one batch of sessions that go on: few, so that there are several."""
+"""Kept while nobody is active."""
+HOLD_S = 4.0
+"""After so long without an active member, publishes that no broker has seen are rejected."""
 DIAL_AGAIN_S = 0.3
 """After a dial that met nobody."""
 
@@ -32,17 +36,12 @@ class SimFront:
     def __init__(self, owner: SimMember, start: int) -> None:
         self.sessions: dict[int, SimClient] = {}
         self._owner = owner
-        self._memory = owner.memory_type()
+        self._moving = False
+        self._upstream: Upstream = Nobody(MOST_BYTES, self._flush, owner.memory_type(), [])
         self._inbox: deque[tuple[int, list[Command]]] = deque()
         self._readable = owner.receiver(lambda member: self._read())
         self._numbers = 0
-        self._local: tuple[SimEngine, Port] | None = None
         self._link: Link | None = None
-        self._attached = 0
-        """Epoch of the broker at the other end of the link; 0: none takes commands there."""
-        self._latest = 0
-        """The highest epoch that a broker here or elsewhere has shown. It rises on a store that fences; without one
-        it follows the lease, which may have been deleted."""
         self._holder = ""
         self._dials = start * 10_000
         """Generations rise over the starts of a process."""
@@ -74,47 +73,64 @@ class SimFront:
         if self._inbox:
             batch = list(self._inbox)
             self._inbox.clear()
-            self._memory.expire(self._owner.clock())
-            self._give(batch)
+            for _, error in self._upstream.submit(batch):
+                raise error
+            self._flush()
 
-    def _give(self, batch: Commands) -> None:
-        self._memory.given(batch)
-        if self._local is not None:
-            engine, port = self._local
-            engine.submit(port, batch)
-        elif self._link is not None and self._attached:
-            self._link.dialer.send(frames.Commands(self._attached, batch))
+    def _flush(self) -> None:
+        if not self._moving:
+            self._hear(self._upstream.take())
 
-    def _resume(self) -> None:
-        self._owner.resumed += len(self._memory)
-        for batch in self._memory.resume_batches(MOST_MESSAGES, MOST_BYTES):
-            self._give(batch)
-
-    def _hear(self, effects: Effects, confirmed: int) -> None:
-        self._memory.taken(effects, confirmed)
+    def _hear(self, effects: Effects) -> None:
         for number, heard in effects:
             client = self.sessions.get(number)
             if client is not None:
                 client.hear(number, heard)
+
+    # --- from one upstream to the next
+
+    def _move(self, follow: Callable[[Memory, Commands], Upstream]) -> None:
+        self._moving = True
+        effects, memory, kept = self._upstream.retire()
+        self._upstream = follow(memory, kept)
+        self._moving = False
+        self._hear(effects)
+        self._flush()
+
+    def _to_nobody(self) -> None:
+        self._move(lambda memory, kept: Nobody(MOST_BYTES, self._flush, memory, kept))
+        nobody = self._upstream
+
+        def refuse() -> None:
+            if self._upstream is nobody and isinstance(nobody, Nobody):
+                nobody.refuse()
+                self._flush()
+
+        self._owner.world.after(HOLD_S, self._owner.receiver(lambda member: refuse()))
 
     # --- the broker of this process
 
     def serve(self, engine: SimEngine) -> None:
         """A broker has begun here: the sessions go on at it."""
         self._unlink()
-        self._latest = engine.epoch
-        self._local = engine, engine.open_port(self._hear)
-        self._resume()
+        self._owner.resumed += len(self.sessions)
+        self._move(lambda memory, kept: Local(cast(Engine, engine), self._flush, memory, kept))
 
-    def unserved(self) -> None:
-        """The broker here has ended."""
-        self._local = None
+    def close_local(self) -> None:
+        """The broker here takes no commands any more."""
+        if isinstance(self._upstream, Local):
+            self._upstream.close()
+
+    def leave_local(self) -> None:
+        """The broker here ends."""
+        if isinstance(self._upstream, Local):
+            self._to_nobody()
 
     # --- the broker of another member
 
     def follow(self, holder: str) -> None:
-        """Have a link to this process, as the lease names it; empty: to none."""
-        if holder == self._holder:
+        """Have a link to this process, as the lease names it; without clients nobody would need it."""
+        if holder == self._holder or not self._owner.world.clients:
             return
         self._holder = holder
         self._unlink()
@@ -139,22 +155,29 @@ class SimFront:
     def _unlink(self) -> None:
         if self._link is not None:
             self._link.dialer.close()
-        self._link, self._attached = None, 0
+            self._cut(self._link)
 
     def _cut(self, link: Link) -> None:
         if link is self._link:
-            self._link, self._attached = None, 0
+            self._link = None
+            if isinstance(self._upstream, Remote):
+                self._to_nobody()
             holder = self._holder
             self._owner.world.after(0.02, self._owner.receiver(lambda member: self._dial(holder)))
 
     def _received(self, link: Link, frame: frames.Frame) -> None:
+        upstream = self._upstream
         if link is not self._link:
             return
         if isinstance(frame, frames.Standing):
-            self._attached = 0
-            older = self._owner.world.fenced and frame.epoch < self._latest
-            if frame.serving and not older and self._local is None:
-                self._attached = self._latest = frame.epoch
-                self._resume()
-        elif isinstance(frame, frames.Effects) and frame.epoch == self._attached:
-            self._hear(frame.batch, frame.confirmed)
+            if frame.serving and not isinstance(upstream, Local):
+                self._owner.resumed += len(self.sessions)
+                self._move(lambda memory, kept: Remote(link.dialer, frame.epoch, self._flush, memory, kept))
+            elif isinstance(upstream, Remote):
+                self._to_nobody()
+        elif (
+            isinstance(frame, frames.Effects)
+            and isinstance(upstream, Remote)
+            and frame.epoch == upstream.epoch
+        ):
+            upstream.receive(frame)

@@ -83,6 +83,8 @@ class End:
         self.way: Way
         """To the other end."""
         self.open = True
+        self.unsent_bytes = 0
+        """The way takes everything at once."""
         self._owner = owner
         self._decode = decode
         self._received = received

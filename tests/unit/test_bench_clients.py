@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from machine import can_mount_tmpfs, need
 from relay_process import RelayProcess, free_port
 
 from bench.build import build_load_generator
 from bench.errors import BenchError, RunFailed
+from bench.faulting import Scene, fill_disk, mount_disk, unmount_disk
 from bench.members import Members
 from bench.probing import Held, ProberProcess
 from bench.wire import Closed, Connection, device_key, take_all
@@ -140,3 +143,27 @@ def test_members_that_cannot_start_are_reported_with_their_last_words(
         pytest.raises(RunFailed, match="not active within 2 s: member 0: "),
     ):
         members.start_in_order()
+
+
+def test_a_full_disk_is_noticed_by_the_store_and_forgotten_when_it_is_free(tmp_path: Path) -> None:
+    need(
+        "tmpfs", can_mount_tmpfs(), "no tmpfs can be mounted here: the full disk of the faults is not tested"
+    )
+    mount_disk(tmp_path)
+    try:
+        environment = {"POSTHOUSE_STORE_MIN_FREE_BYTES": "0"}
+        with (
+            Members(tmp_path, 1, f"sqlite:///{tmp_path}/store.db", environment=environment) as members,
+            ProberProcess("one", interval_ms=20) as prober,
+        ):
+            members.start_in_order()
+            prober.connect([members.all[0].address])
+            prober.run()
+            prober.wait_for_more(10)
+            assert fill_disk(Scene(members, random.Random(1), disk=tmp_path)) == "disk full, free again"
+            prober.wait_for_more(10)
+            figures = prober.pause()
+            assert set(figures["codes"]) == {"store-unavailable"}
+            assert set(figures["ids"]) <= take_all(members.all[0].address, prober.reader)
+    finally:
+        unmount_disk(tmp_path)

@@ -243,6 +243,20 @@ def test_an_ack_that_no_broker_confirmed_answers_the_publish_that_comes_again() 
     assert messages(rig.hear(1)) == []
 
 
+def test_an_owner_who_has_acknowledged_what_has_no_result_yet_is_not_sent_it_by_the_next_broker() -> None:
+    rig = Rig()
+    rig.owner(1)
+    rig.publish(9, ALICE, b"1", ref=1)
+    rig.hear(1)
+    fenced(rig)  # the publish is made again there, the reader holds it
+    rig.finish_all()
+    rig.hand_over()
+    rig.handle(1, Ack([id_of(b"1")]))  # the publish waits for its mailbox
+    fenced(rig)
+    assert texts(rig.hear(1)) == []
+    assert results(rig.hear(9)) == [(1, "duplicate", "delivered")]
+
+
 def test_acks_of_sessions_that_have_ended_are_told_under_no_session() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"1", b"2")

@@ -28,6 +28,11 @@ def another_value(field: Field) -> Any:
         "limits.max_message_bytes": 4096,
         "limits.memory_watermark_bytes": 2**30,
         "quota.total_bytes": 2**30,
+        "lease.renew_s": 0.5,
+        "lease.request_timeout_s": 0.5,
+        "lease.deadline_s": 4.0,
+        "peer.listen": "unix:/run/posthouse/peer.sock",
+        "peer.address": "relay-0.relay:8081",
     }
     if field.key in named:
         return named[field.key]
@@ -42,8 +47,13 @@ def another_value(field: Field) -> Any:
 
 def needed_beside(field: Field) -> dict[str, Any]:
     """Settings that this one cannot do without."""
-    pairs = {"server.tls_cert": "server.tls_key", "server.tls_key": "server.tls_cert"}
-    return {pairs[field.key]: "/other.pem"} if field.key in pairs else {}
+    for together in (
+        {"server.tls_cert", "server.tls_key"},
+        {"peer.tls_cert", "peer.tls_key", "peer.tls_ca"},
+    ):
+        if field.key in together:
+            return dict.fromkeys(together - {field.key}, "/other.pem")
+    return {}
 
 
 def as_text(value: Any) -> str:
@@ -228,6 +238,11 @@ def test_variables_that_kubernetes_adds_for_services_are_left_alone() -> None:
         ({"server.tls_cert": "a.pem"}, r"^server\.tls_key: it is empty while server\.tls_cert is set"),
         ({"server.tls_key": "a.pem"}, r"^server\.tls_cert: it is empty while server\.tls_key is set"),
         ({"store.url": "memory:", "lease.kind": "file"}, r"^lease\.kind: 'file' has no file to lock"),
+        ({"store.url": "memory:", "lease.kind": "store"}, r"^lease\.kind: 'store' has no place"),
+        ({"lease.renew_s": 2.5}, r"^lease\.deadline_s: 3 s leaves no time to try a renewal again"),
+        ({"lease.duration_s": 3.1}, r"^lease\.deadline_s: 3 s is too close to lease\.duration_s"),
+        ({"peer.tls_cert": "a.pem", "peer.tls_ca": "b.pem"}, r"^peer\.tls_key: it is empty while others"),
+        ({"peer.listen": "0.0.0.0:8081"}, r"^peer\.listen: a port needs peer\.tls_cert"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: dict[str, Any], line: str) -> None:

@@ -16,6 +16,9 @@ def snapshot(**changes: Any) -> Snapshot:
     fields: dict[str, Any] = {
         "role": "active",
         "epoch": 7,
+        "active": "m",
+        "members": [],
+        "last_handover": None,
         "not_ready": None,
         "since_ms": 1,
         "relay": "r",
@@ -27,6 +30,8 @@ def snapshot(**changes: Any) -> Snapshot:
         "store_bytes": 30,
         "disk_free_bytes": None,
         "lease_kind": "none",
+        "lease_held": True,
+        "hosted_sessions": 0,
         "connections": 2,
         "sessions": {"legacy": 2},
         "half_open": 0,

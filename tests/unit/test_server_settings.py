@@ -10,9 +10,9 @@ from posthouse.server import settings
 
 NOT_PASSED_DOWN = {
     # The server itself, its store and its log.
-    *(key for key in FIELDS if key.startswith(("server.", "lease.", "log."))),
+    *(key for key in FIELDS if key.startswith(("server.", "lease.", "peer.", "log."))),
     *("store.url", "store.busy_timeout_ms", "store.commit_timeout_s", "store.min_free_bytes"),
-    *("limits.memory_watermark_bytes", "legacy.enabled"),
+    *("limits.memory_watermark_bytes", "limits.hold_s", "limits.max_held_bytes", "legacy.enabled"),
 }
 TOGETHER = {
     "limits.default_window": {"limits.max_window": 1_000_000},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec import structs
 
@@ -19,9 +20,12 @@ from posthouse.broker.attending import Attending
 from posthouse.broker.publishing import Publishing
 from posthouse.broker.records import ENDED, LIVE, Catchup, Mailbox, Port, Sender, Session
 from posthouse.broker.results import Results
-from posthouse.exchange import UNLIMITED_WINDOW, Attend, Command, Held, Open, Resume
+from posthouse.exchange import UNLIMITED_WINDOW, Attend, Close, Command, Held, Open, Resume
 from posthouse.identity import Address, BucketKey
 from posthouse.wire.messages import StatusRequest, Unsubscribe
+
+NOBODY: Final = 0
+"""The number of no session: under it a broker is told of acks that are nobody's to tell any more."""
 
 
 class Resuming:
@@ -69,9 +73,16 @@ class Resuming:
             if requests:
                 batch.append((session.number, requests))
         waiting: dict[int, list[Command]] = {}
+        acked: list[Held] = []
         for sender, publish in self._publishing.unanswered(now_ms):
             if sender.session.port is port and not sender.session.closed:
                 waiting.setdefault(sender.session.number, []).append(publish)
+                owner = publish.recipient
+                if owner is not None and self._acks.was_acked(owner, publish.id):
+                    acked.append(Held(publish.id, 0, None, owner, 1))
+        if acked:
+            tell = Resume(Open(None, False, 1, 0), [], acked, [], {})
+            batch.insert(0, (NOBODY, [tell, Close()]))
         return batch + list(waiting.items())
 
 

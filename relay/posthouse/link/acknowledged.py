@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final
 
 from msgspec import structs
@@ -96,16 +95,18 @@ class Acknowledged:
         ``given`` is to be told of each piece. Those that are for good have ``seq`` 0: nothing has to be deleted.
         """
         acks = [held for one in self._open for held in one.held]
+        for one in self._kept:
+            acks += [structs.replace(held, seq=0) for held in one.held if held.bucket is None]
         pieces = [_Acks(NOT_GIVEN, acks[at : at + most]) for at in range(0, len(acks), most)]
-        self._open = deque(pieces)
-        for one in pieces:
-            yield one.held
-        kept = (held for one in list(self._kept) for held in one.held if held.bucket is None)
-        while some := [structs.replace(held, seq=0) for held in islice(kept, most)]:
-            yield some
+        self._open, self.open = deque(pieces), len(acks)
+        self._kept, self.kept = deque(), 0
+        for piece in pieces:
+            yield piece.held
 
     def given(self, held: list[Held], batch: int) -> None:
-        """A piece goes to the next broker, in this batch."""
+        """A piece, or what another broker of this front knew, goes to the next broker in this batch."""
         for one in self._open:
             if one.held is held:
                 one.batch = batch
+                return
+        self.add(batch, held)

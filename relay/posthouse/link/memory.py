@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import Final
 
+from posthouse.broker.resuming import NOBODY
 from posthouse.exchange import Attend, Close, Command, Commands, Credit, Effects, Held, Open, Resume
 from posthouse.link.acknowledged import Acknowledged
 from posthouse.link.remembered import Remembered
 from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscribe
 
-NOBODY: Final = 0
-"""The number of no session: under it the next broker is told what was acknowledged, also by sessions that ended."""
 ITEM_BYTES: Final = 256
 """More than anything takes in a batch beside ciphertexts and lists."""
 _NONE = repeat(None)

@@ -154,7 +154,7 @@ class Engine:
         self.relay_id = await self._on_writer(lambda writer: writer.relay_id())
 
     async def promote(self, transitions: int) -> None:
-        """Raise the epoch to ``max(seen, transitions) + 1`` and start a broker that is ready for commands.
+        """Raise the epoch, to ``transitions`` at least, and start a broker that is ready for commands.
 
         Raises NotPromoted if the lease was not held to the end, StoreUnavailable if the store cannot write.
         """
@@ -250,8 +250,7 @@ class Engine:
         effects = broker.take_effects(port)
         if self.authority.holds(now):
             return self._gate.release(port) + effects
-        self._gate.hold(port, effects)
-        return self._gate.take(port)
+        return self._gate.hold(port, effects) + self._gate.take(port)
 
     def sure_again(self) -> None:
         """The lease is ours without doubt: what was held back may leave."""
@@ -494,4 +493,4 @@ class Engine:
 
 
 def _promote(seen: Fence, transitions: int, token: bytes, writer: Writer) -> Recovered | None:
-    return writer.promote(seen, max(seen.epoch, transitions) + 1, token)
+    return writer.promote(seen, max(seen.epoch + 1, transitions), token)

@@ -1,13 +1,14 @@
 """Effects of a broker whose lease is in doubt: each leaves behind a commit that the store has checked since.
 
-Nothing is lost here and nothing overtakes: what waits for a check, what is under it and what has passed it leave in
-the order in which they were made.
+Nothing is lost here, and nothing overtakes but a refusal: what waits for a check, what is under it and what has passed
+it leave in the order in which they were made.
 """
 
 from __future__ import annotations
 
 from posthouse.broker import Port
-from posthouse.exchange import Effects
+from posthouse.exchange import Effect, Effects
+from posthouse.wire.messages import Error, Result
 
 
 class Gate:
@@ -34,10 +35,20 @@ class Gate:
         """Have a check though nothing waits for it: an idle broker has to hear of its end too."""
         self._idle = True
 
-    def hold(self, port: Port, effects: Effects) -> None:
-        """Keep effects until a commit that has not begun yet is confirmed."""
-        if effects:
-            self._waiting.setdefault(port, []).extend(effects)
+    def hold(self, port: Port, effects: Effects) -> Effects:
+        """Keep effects until a commit that has not begun yet is confirmed. Gives back those that promise nothing."""
+        free: Effects = []
+        waiting: Effects = []
+        for number, some in effects:
+            refusals = [one for one in some if _promises_nothing(one)]
+            others = [one for one in some if not _promises_nothing(one)] if refusals else some
+            if refusals:
+                free.append((number, refusals))
+            if others:
+                waiting.append((number, others))
+        if waiting:
+            self._waiting.setdefault(port, []).extend(waiting)
+        return free
 
     def begun(self) -> None:
         """A commit has begun: it covers what has waited until now."""
@@ -77,3 +88,8 @@ class Gate:
 def _append(to: dict[Port, Effects], what: dict[Port, Effects]) -> None:
     for port, effects in what.items():
         to.setdefault(port, []).extend(effects)
+
+
+def _promises_nothing(effect: Effect) -> bool:
+    """A sender that is told no must hear it at once, above all when the store cannot be asked."""
+    return isinstance(effect, Error) or (isinstance(effect, Result) and effect.status == "rejected")

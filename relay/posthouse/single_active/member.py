@@ -24,8 +24,8 @@ from posthouse.single_active.roles import AT_WORK, Event, Role, next_role
 
 
 class Promote(Struct, frozen=True, gc=False):
-    """Raise the store's epoch to ``max(seen, transitions) + 1`` and start a broker, while ``holds`` is true before
-    and after; then call ``promoted`` or ``promotion_failed``, unless ``StopWork`` comes first: then ``stopped``."""
+    """Raise the store's epoch, to ``transitions`` at least, and start a broker, while ``holds`` is true before and
+    after; then call ``promoted`` or ``promotion_failed``, unless ``StopWork`` comes first: then ``stopped``."""
 
     transitions: int
 

@@ -44,6 +44,8 @@ HANDOVER_S: Final = 10.0
 """How long ``promote`` waits until another member is active."""
 ACKS_S: Final = 2.0
 """How long a member that ends waits until the acks of its clients are for good."""
+SUCCESSOR_S: Final = 2.0
+"""How long a member that ends waits, before it sends its clients away, until the next one serves them."""
 LOOK_S: Final = 0.02
 AT_WORK: Final = (Role.ACTIVE, Role.IN_DOUBT)
 _log = structlog.get_logger()
@@ -194,12 +196,20 @@ class Cluster:
         return self.role in AT_WORK and bool(self._host.ready())
 
     async def leave(self, reason: str) -> None:
-        """Give the lease up for good; hand over first if this member is active."""
+        """Give the lease up for good; hand over first if this member is active.
+
+        Then the own clients are served elsewhere, if the successor begins within some seconds.
+        """
         if self._membership is None:
             return
+        hands_over = self.can_hand_over
         successor, self._work.successor = next(iter(self._host.ready()), ("", ""))
         self._membership.leave(reason, successor)
         await self._membership.left.wait()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SUCCESSOR_S
+        while hands_over and self._switch.remote is None and loop.time() < deadline:
+            await asyncio.sleep(LOOK_S)
 
     async def acks_confirmed(self) -> None:
         """Wait until no ack of our clients could be undone by the loss of the active member, or some seconds."""
@@ -229,8 +239,9 @@ class Cluster:
             self._tls.reload_if_changed()
 
     def look(self) -> None:
-        """Tell others if this member's readiness has changed."""
+        """Tell others if this member's readiness has changed, and see whether there is another certificate."""
         self._report_again()
+        self.reload_if_changed()
 
     # --- handing over on request
 

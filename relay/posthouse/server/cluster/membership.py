@@ -193,6 +193,7 @@ class Membership:
             return
         self._runner.tell(lambda member, now: member.promoted(now))
         if self.role is Role.ACTIVE:
+            _log.info("promoted", epoch=self._engine.epoch, relay=self._engine.relay_id)
             self._work.begin(self._seen)
             self._settle()
 
