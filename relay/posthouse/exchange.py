@@ -82,10 +82,14 @@ class Held(Struct, gc=False, frozen=True, array_like=True):
 
     id: str
     seq: int
+    """The number that it was sent under. 0: it is gone from the store, there is nothing to delete."""
     bucket: BucketKey | None
     """The bucket by which it came; None: it came to its owner."""
     reader: str | None
-    """The name under which that bucket is read."""
+    """The name under which that bucket is read; for a message that came to its owner, the owner's address.
+
+    None: no name, and acks are remembered nowhere; or the owner is the session's own address.
+    """
     deliveries: int
     again: bool = False
     """Its client has put it off: it is to be sent once more."""
@@ -107,9 +111,12 @@ class Resume(Struct, tag="resume", gc=False):
     opened: Open
     """``credit``: what the earlier broker had left of it."""
     held: list[Held]
-    """What its client has and has not acknowledged: it is not sent again."""
+    """What its client has and has not acknowledged: it is not sent again. Each has its ``seq``."""
     acked: list[Held]
-    """What its client has acknowledged, and no broker has confirmed for good."""
+    """What was acknowledged: with a ``seq``, no broker has confirmed that for good; with 0, only a repeat is answered.
+
+    A session without an address tells of everybody's acks: each of an owner's then names him as ``reader``.
+    """
     wanted: list[Wanted]
     catchups: dict[int, int]
     """Requests that wait for their ``caught_up``, and how many subscriptions each waits for."""

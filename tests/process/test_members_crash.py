@@ -168,6 +168,30 @@ def test_hundreds_of_sessions_go_on(group: Members, dial: Dial, key: KeyOf) -> N
     assert successor.status()["connections"] == SESSIONS // 2
 
 
+def test_its_successor_is_killed_too(group: Members, dial: Dial, key: KeyOf) -> None:
+    for planned in (False, True):
+        first, others = group.split()
+        epoch = first.status()["epoch"]
+        clients = {member: dial(member) for member in others}
+        refs = {
+            member: client.publish(b"%d" % epoch, recipient=key("r").address) for member, client in clients.items()
+        }
+        if planned:
+            assert group.promote(first)["ok"]
+        first.kill()
+        second, _ = group.wait_active(among=others, above=epoch)
+        second.kill()
+        (last,) = [member for member in others if member is not second]
+        client = clients[last]
+        result = client.result(refs[last])
+        assert result.get("state", result["status"]) == "stored"
+        group.wait_active(among=[last])
+        is_result(client.post(b"new %d" % epoch, recipient=key("r").address), "stored")
+        assert epochs(client.settle())[-1] == last.status()["epoch"] == epoch + 2
+        group.restart(first)
+        group.restart(second)
+
+
 def test_the_last_change_is_told_by_everybody(group: Members, dial: Dial) -> None:
     first, others = group.split()
     name = group.id_of(first)

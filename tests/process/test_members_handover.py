@@ -262,3 +262,22 @@ def test_what_is_held_and_acknowledged_passes_over_a_hand_over(
         wait_for_pending(reader, 2)
         reader.close()
         assert texts(dial(first, key(group.name(member))).subscribe()[1]) == [b"2", b"new"]
+
+
+def test_a_successor_that_does_not_come_is_not_waited_for(group: Members, dial: Dial, key: KeyOf) -> None:
+    active, (named, other) = group.split()
+    epoch = active.status()["epoch"]
+    client = dial(other)
+    named.signal(signal.SIGSTOP)
+    answer = group.promote(active, group.name(named))
+    # Anybody else will do, also the one that gave it up: and that is no hand-over.
+    if answer["ok"]:
+        assert answer["handover"]["to"] == group.id_of(other)
+    else:
+        assert refused(answer) == f"no other member took over: {group.id_of(active)} is active again"
+        assert active.status()["last_handover"] is None
+    is_result(client.post(b"served", recipient=key("x").address), "stored")
+    assert epochs(client.settle()) == [epoch + 1]
+    named.signal(signal.SIGCONT)
+    group.wait_whole()
+    assert named.status()["epoch"] == epoch + 1

@@ -24,6 +24,8 @@ class Client:
     window: int
     refs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     """Publishes without a result, and until when each is to live at least."""
+    repeats: set[int] = field(default_factory=set)
+    """Those of them that were made while the relay had the message already."""
     wants: dict[bytes, set[str]] = field(default_factory=dict)
     asked: dict[int, dict[str, str | None]] = field(default_factory=dict)
     """Subscribes that have not been answered: places and reader names."""
@@ -42,10 +44,10 @@ class Client:
     """How often it asked to be sent one again."""
     seen: set[bytes] = field(default_factory=set)
     by_address: set[bytes] = field(default_factory=set)
-    came_by: dict[bytes, str] = field(default_factory=dict)
-    """By which bucket, the last time."""
+    came_by: dict[bytes, tuple[str, str | None]] = field(default_factory=dict)
+    """By which bucket, and under which reader name, the last time."""
     unnumbered: set[bytes] = field(default_factory=set)
-    """Outstanding from a broker that had not stored them: a mark names the number that this one had given it."""
+    """Outstanding from a broker after which they get another number: a mark names the one that this one had given."""
     last: dict[str, int] = field(default_factory=dict)
     """By place, the seq of the last first delivery."""
 
@@ -53,6 +55,11 @@ class Client:
     def waits(self) -> bool:
         """Whether a request of it has not been answered to the end."""
         return bool(self.asked or self.behind or self.endings)
+
+    def names(self, buckets: tuple[str, ...]) -> set[str]:
+        """Under which names it reads, or asked to read, these buckets."""
+        every = (places.get(bucket) for places in (self.places, *self.asked.values()) for bucket in buckets)
+        return {name for name in every if name is not None}
 
     def reader(self, bucket: str) -> str | None:
         """Under which name it reads, or asked to read, a bucket."""
@@ -78,7 +85,9 @@ class Model:
         """By its owner, at which step."""
         self.ever_acked: set[bytes] = set()
         self.marked: dict[tuple[str, str, bytes], int] = {}
-        """Bucket, reader and text, at which step."""
+        """Bucket, reader and text, at which step: it must not come again."""
+        self.maybe_marked: set[tuple[str, bytes]] = set()
+        """Reader and text: it need not come again to any of its sessions."""
         self.declined: set[bytes] = set()
         """Refused with ``not-mine`` by an owner: it may come again."""
         self.passed_over: set[bytes] = set()
@@ -106,6 +115,11 @@ class Model:
         now_ms = self.rig.broker.clock.now_ms
         until = now_ms + ttl_s * 1000
         # A live one asks nobody to keep it, though the relay may hold it from an earlier publish.
+        open_or_stored = self._is_open(text) or text in self.stored_texts()
+        if open_or_stored:
+            client.repeats.add(ref)
+        else:  # a message of its own: marks have ended with the one before
+            self.maybe_marked = {key for key in self.maybe_marked if key[1] != text}
         client.refs[ref] = text, now_ms if live else until
         if receipts:
             client.wants.setdefault(text, set()).update(receipts)
@@ -167,16 +181,21 @@ class Model:
         return place == client.owner and place in client.places
 
     def _mark(self, client: Client, text: bytes) -> None:
-        bucket = client.came_by.get(text)
-        reader = client.places[bucket] if bucket is not None else None
+        bucket, reader = client.came_by.get(text, (None, None))
+        names = client.names(covering(self.place_of[text]))
+        self.maybe_marked.update((name, text) for name in (*names, reader) if name is not None)
         if text in client.unnumbered or self._is_repeated(text):
             return
         if bucket is not None and reader is not None:
             self.marked[bucket, reader, text] = self.step
 
+    def _is_open(self, text: bytes) -> bool:
+        """Whether a publish of it has no result."""
+        return any(text == one for client in self.clients.values() for one, _ in client.refs.values())
+
     def _is_repeated(self, text: bytes) -> bool:
-        """Whether a repeat of it is under way: one that asks for more may get a number of its own."""
-        return sum(text == one for client in self.clients.values() for one, _ in client.refs.values()) > 1
+        """Whether a repeat of it is under way: one that asks for more gets a number of its own when it can."""
+        return any(client.refs[ref][0] == text for client in self.clients.values() for ref in client.repeats)
 
     def close(self, number: int) -> None:
         del self.clients[number]
@@ -197,7 +216,11 @@ class Model:
             self.void[text] = self.step
 
     def handed_over(self, clock_before_ms: int) -> None:
-        """Another broker goes on with all sessions. Marks of what is not stored are not handed over."""
+        """Another broker goes on with all sessions.
+
+        What is not stored, or is published again because that had no result, gets another number there: marks of
+        it are best effort.
+        """
         self.results = 0
         # Its clock begins with the last commit; a publish made again lives as long by that one.
         shift = self.rig.broker.clock.now_ms - clock_before_ms
@@ -205,11 +228,11 @@ class Model:
             for ref, (text, until) in client.refs.items():
                 client.refs[ref] = text, until + shift
                 self.earliest[text] = min(self.earliest[text], self.earliest[text] + shift)
-        held = self.stored_texts()
-        for key in [key for key in self.marked if key[2] not in held]:
+        stays = {text for text in self.stored_texts() if not self._is_open(text)}
+        for key in [key for key in self.marked if key[2] not in stays]:
             del self.marked[key]
         for client in self.clients.values():
-            client.unnumbered.update(text for text in client.outstanding if text not in held)
+            client.unnumbered.update(text for text in client.outstanding if text not in stays)
 
     def fenced(self, clock_before_ms: int) -> None:
         """The same, but acks and marks that were not committed are lost."""
@@ -261,6 +284,7 @@ class Model:
     def _result(self, client: Client, result: Result) -> None:
         self.results += 1
         text, until = client.refs.pop(result.ref)
+        client.repeats.discard(result.ref)
         assert result.id == id_of(text)
         assert result.fallback == (result.status in ("undeliverable", "rejected"))
         kept = result.state if result.status == "duplicate" else result.status
@@ -309,9 +333,9 @@ class Model:
                 assert newer or self._may_be_gone(text), "sent after its ack"
         else:
             assert message.bucket in client.places and message.bucket in covering(place)
-            client.came_by[text] = message.bucket
-            client.by_address.discard(text)
             reader = client.places[message.bucket]
+            client.came_by[text] = message.bucket, reader
+            client.by_address.discard(text)
             if reader is not None and (message.bucket, reader, text) in self.marked:
                 marked = self.marked[message.bucket, reader, text]
                 newer = marked < max(self.published[text], self.void.get(text, 0))
@@ -349,8 +373,7 @@ class Model:
                 if place in client.live:
                     assert place != client.owner, "not sent to its owner"
                 for bucket in client.live.intersection(covering(place)):
-                    name = str(client.places[bucket])
-                    known = any((other, name, text) in self.marked for other in covering(place))
+                    known = (client.places[bucket], text) in self.maybe_marked
                     assert known or text in client.seen, "not sent to a reader of its bucket"
 
     def check_at_rest(self) -> None:

@@ -8,7 +8,7 @@ from broker_model import Model
 from broker_rig import ALICE, BESIDE_ALICE, NEAR_ALICE, NOBODYS, TICK_S, Rig, id_of, narrow, publish, wide
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from posthouse.exchange import Attend, Close, Credit, Open
 from posthouse.identity import Address, BucketKey
 from posthouse.wire.messages import Ack, Nack, Unsubscribe
@@ -41,6 +41,25 @@ class BrokerMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(numbers)) if numbers else None
 
     # --- clients
+
+    @initialize(
+        window=st.sampled_from([1, 3, 256]),
+        owner=st.sampled_from(OWNERS),
+        bucket=st.sampled_from(BUCKETS),
+        data=st.data(),
+        moves=st.lists(st.sampled_from(MOVES), max_size=8),
+    )
+    def begin(
+        self, window: int, owner: Address, bucket: BucketKey, data: st.DataObject, moves: list[str]
+    ) -> None:
+        """Left to chance alone, it is seldom that somebody has something to lose."""
+        self.arrive(owner, window, [], READERS[0], True)
+        self.arrive(owner, window, [bucket], READERS[0], True)
+        self.arrive(None, window, [bucket], READERS[1], True)
+        self.work(["settle"])
+        for n in range(2):
+            self.publish(data, data.draw(st.sampled_from([owner, NOBODYS])), n, "store", None, [])
+        self.work(["look", *moves])
 
     @rule(
         owner=st.sampled_from([*OWNERS, None]),

@@ -257,6 +257,51 @@ def test_an_owner_who_has_acknowledged_what_has_no_result_yet_is_not_sent_it_by_
     assert results(rig.hear(9)) == [(1, "duplicate", "delivered")]
 
 
+def test_an_ack_counts_for_what_was_stored_anew_while_its_reader_had_no_room_to_be_shown_it() -> None:
+    rig = Rig()
+    rig.owner(1, window=1)
+    rig.open(8)
+    rig.publish(9, ALICE, b"1", ref=1, receipts=["delivered"])
+    assert texts(rig.hear(1)) == [b"1"]
+    rig.handle(8, publish(ALICE, b"2"))
+    rig.lose()  # both are published again there, the second one first: it has to wait
+    rig.settle()
+    rig.ticks()
+    assert results(rig.hear(9)) == [(1, "stored", None)]
+    heard = rig.ack(1, b"1")
+    assert [effect.status for effect in rig.hear(9) if isinstance(effect, Receipt)] == ["delivered"]
+    rig.ticks()
+    assert texts([*heard, *rig.hear(1)]) == [b"2"]
+    assert texts(rig.ack(1, b"2")) == []
+    rig.commit()
+    assert rig.stored() == []
+
+
+def test_a_message_that_comes_again_has_the_number_that_is_in_the_store() -> None:
+    rig = Rig()
+    rig.publish(9, BUCKET, b"1")
+    (first,) = messages(rig.bucket_reader(1, BUCKET))
+    rig.nack(1, "busy", b"1", retry_after_ms=1)
+    rig.handle(9, publish(BUCKET, b"1", 1))  # pending, with a number of its own
+    rig.tick()
+    rig.advance(0.005)
+    (again,) = messages(rig.hear(1))
+    assert (again.seq, again.deliveries) == (first.seq, 2)
+
+
+def test_an_ack_told_late_ends_what_was_stored_anew_for_everybody() -> None:
+    rig = Rig()
+    rig.publish(9, ALICE, b"1", receipts=["delivered"])
+    rig.hear(9)
+    told = Resume(Open(None, False, 1, 0), [], [Held(id_of(b"1"), 0, None, ALICE, 1)], [], {})
+    rig.handle(0, told, Close())
+    assert texts(rig.bucket_reader(1, BUCKET)) == []
+    assert texts(rig.owner(2)) == []
+    assert [effect.status for effect in rig.hear(9) if isinstance(effect, Receipt)] == ["delivered"]
+    rig.commit()
+    assert rig.stored() == []
+
+
 def test_acks_of_sessions_that_have_ended_are_told_under_no_session() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"1", b"2")

@@ -334,6 +334,19 @@ def test_unsubscribe_ends_only_what_it_names_and_counts_what_stays() -> None:
     assert texts(rig.hear(1)) == [b"bob too"]
 
 
+def test_a_bucket_brings_what_an_address_without_room_was_passed_over_with() -> None:
+    rig = Rig()
+    rig.open(1, ALICE, window=1)
+    rig.attend(1, ALICE)
+    rig.attend(1, wide(0xA11C))
+    rig.hear(1)
+    rig.publish(9, ALICE, b"1", b"2")  # the second waits for room, as the owner's
+    assert texts(rig.hear(1)) == [b"1"]
+    rig.unsubscribe(1, ALICE)
+    rig.ticks()
+    assert texts(rig.ack(1, b"1")) == [b"2"]
+
+
 def test_pending_counts_a_message_under_overlapping_names_once() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"a", b"bb")

@@ -263,6 +263,20 @@ def test_a_nack_is_remembered_as_far_as_it_matters(code: str) -> None:
     assert texts(rig.hear(1)) == ([b"text"] if code == "busy" else [])
 
 
+def test_what_comes_once_more_by_a_bucket_that_was_left_is_marked_under_its_name() -> None:
+    rig = Rig()
+    rig.publish(9, BUCKET, b"text")
+    rig.open(1)
+    assert texts(rig.attend(1, BUCKET, live=False)) == [b"text"]  # and it has caught up
+    rig.nack(1, "busy", b"text", retry_after_ms=1)
+    rig.advance(0.005)
+    assert texts(rig.hear(1)) == [b"text"]
+    rig.handle(1, Ack([id_of(b"text")]))
+    lost(rig)
+    rig.commit()
+    assert texts(rig.bucket_reader(2, BUCKET)) == []
+
+
 def test_receipts_are_still_owed() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"1", ref=1, receipts=["delivered"])

@@ -31,8 +31,9 @@ from posthouse.link.frames import (
     Welcome,
     pack,
 )
+from posthouse.server import unix_sockets
 from posthouse.server.listeners import CannotListen
-from posthouse.server.peers import Link, PeerAddress, PeerListener, unix_sockets
+from posthouse.server.peers import Link, PeerAddress, PeerListener
 from posthouse.server.peers.connection import PeerConnection
 from posthouse.server.peers.listener import MAX_HALF_OPEN
 from posthouse.wire.messages import Message, Publish

@@ -113,7 +113,7 @@ class Acks:
             self._counters.acked_late += 1
             self._ledger.delete_unseen(held.seq)
             self._delivery.attempts.forget(name, held.seq)
-            self._results.was_delivered(name, held.id)
+        self._results.was_delivered(name, held.id)
 
     def was_acked(self, place: str, message: str) -> bool:
         """Whether the owner of a mailbox is known to have acknowledged a message lately."""

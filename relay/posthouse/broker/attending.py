@@ -182,6 +182,7 @@ class Attending:
                 self._end(subscription)
 
     def _end(self, subscription: Subscription) -> None:
+        behind = subscription.mode is BACKLOG
         subscription.mode = ENDED
         session, place = subscription.session, subscription.place
         if not session.closed:
@@ -192,6 +193,8 @@ class Attending:
             self._directory.left(place)
             return
         session.own = None
+        if behind and not session.closed:
+            self._backlog.go_back(session, subscription.position)
         if not any(reader.mode is LIVE for reader in place.readers):
             self._ledger.hurry_mailbox(place)
 

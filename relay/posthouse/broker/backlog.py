@@ -292,21 +292,21 @@ class Backlog:
 
     # --- once more
 
-    def _come_again(self, session: Session, seq: int) -> None:
-        """Go back in every backlog of a session, so that a message comes once more of which only this is known."""
+    def go_back(self, session: Session, position: int) -> None:
+        """Read what is behind ``position`` once more for all that a session reads, and send what it does not have."""
         for subscription in session.subscriptions.values():
             if subscription.mode is not ENDED:
                 before = subscription.rewind
-                subscription.rewind = seq - 1 if before is None else min(before, seq - 1)
+                subscription.rewind = position if before is None else min(before, position)
                 subscription.mode = BACKLOG
+        self.pump_session(session)
 
     def send_again(self, session: Session, message: str) -> None:
         """Offer a message again that the session put off and still holds. What is stored is read again."""
         before = session.before.get(message) if session.before else None
         if before is not None and session.before is not None:
             session.before[message] = structs.replace(before, again=True)
-            self._come_again(session, before.seq)
-            self.pump_session(session)
+            self.go_back(session, before.seq - 1)
         entry = session.out.get(message)
         if entry is not None and entry.state is not DONE:
             if entry.ciphertext:

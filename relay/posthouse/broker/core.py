@@ -61,10 +61,12 @@ class Broker:
             recovered.total,
         )
         self.ledger.on_gone = self._gone
-        self._delivery = Delivery(settings, self.directory, departures, self.counters)
+        self._recent = Recent(settings.dedupe_window_s, settings.dedupe_entries)
+        self._delivery = Delivery(
+            settings, self.directory, departures, self.ledger, self._recent, self.counters
+        )
         self._delivery.last_seq = recovered.next_seq - 1
         self._backlog = Backlog(settings, self.directory, self._delivery, self.ledger, self.reads)
-        self._recent = Recent(settings.dedupe_window_s, settings.dedupe_entries)
         self._publishing = Publishing(
             settings,
             self.directory,

@@ -12,6 +12,8 @@ from posthouse.broker.attempts import Attempts
 from posthouse.broker.counters import Counters
 from posthouse.broker.departures import Departures
 from posthouse.broker.directory import Directory
+from posthouse.broker.ledger import Ledger
+from posthouse.broker.recent import Recent
 from posthouse.broker.records import (
     BACKLOG,
     DONE,
@@ -34,7 +36,13 @@ class Delivery:
     """All sending of messages to sessions."""
 
     def __init__(
-        self, settings: BrokerSettings, directory: Directory, departures: Departures, counters: Counters
+        self,
+        settings: BrokerSettings,
+        directory: Directory,
+        departures: Departures,
+        ledger: Ledger,
+        recent: Recent,
+        counters: Counters,
     ) -> None:
         self.last_seq = 0
         self.departures = departures
@@ -42,6 +50,8 @@ class Delivery:
         self._settings = settings
         self._directory = directory
         self._buckets = directory.buckets
+        self._ledger = ledger
+        self._recent = recent
         self._counters = counters
 
     # --- live
@@ -142,7 +152,7 @@ class Delivery:
         session.emit(
             Message(
                 message.id,
-                message.seq,
+                loan.seq,
                 message.ciphertext,
                 message.received_at,
                 message.expires_at,
@@ -195,7 +205,7 @@ class Delivery:
         )
 
     def _needless(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
-        if message.seq in self.departures.seqs:
+        if message.seq in self.departures.seqs or self._is_over(message):
             return True
         place, session = subscription.place, subscription.session
         if isinstance(place, Bucket):
@@ -215,6 +225,19 @@ class Delivery:
             session.out[message.id] = self._owned(place, message)
             return True
         return self._has_before(subscription, message)
+
+    def _is_over(self, message: Entry | StoredMessage) -> bool:
+        """Whether its owner has acknowledged it lately, by another number than that under which it is stored.
+
+        So it is when an earlier broker sent it, and its sender published it again before the ack. It is deleted now.
+        """
+        if isinstance(message, Entry) or message.id not in self._recent.known:
+            return False
+        box = self._directory.numbered.get(message.mailbox)
+        if box is None or not self._recent.has(box.name, message.id):
+            return False
+        self._ledger.delete_unseen(message.seq)
+        return True
 
     def _has_before(self, subscription: Subscription, message: Entry | StoredMessage) -> bool:
         """Whether the session was sent it by an earlier broker: from now on it holds it as if by this one."""

@@ -82,7 +82,11 @@ class Publishing:
         self._deadlines: deque[tuple[float, Entry]] = deque()
         """Messages that are not storable, in the order in which their time ends."""
         self._again: list[tuple[Sender, Publish]] = []
-        """Repeats that ask for more than the message that is just being written."""
+        """Repeats that ask for more than the message that is just being written.
+
+        Like any repeat of a stored message each gets a number until the store knows it: a bucket's reader whose mark
+        names the first one may be sent it once more.
+        """
         self._given_up: list[Entry] = []
         """Messages that nobody took, while the store is asked whether it holds them."""
         self._asking: dict[int, tuple[Sender, Publish]] = {}

@@ -2,7 +2,9 @@
 
 What a client holds from before is not sent to it again: until this broker comes across such a message, in the store
 or because its sender publishes it again, it is in ``Session.before``. An ack of it then counts by the ``seq`` that
-the earlier broker gave it: numbers are never given twice, so that deleting by it can hit no other message.
+the earlier broker gave it: numbers are never given twice, so that deleting by it can hit no other message. Where its
+sender's publish was stored anew meanwhile, an owner's ack counts for that too, when it is come across (``Recent``); a
+bucket reader's mark names a number, and such a message may come to him once more.
 
 Source: docs/architecture.md, "When the active changes".
 """

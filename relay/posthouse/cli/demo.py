@@ -68,7 +68,6 @@ class _Demonstration:
         assert task is not None
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        self._members.start()
         watching = asyncio.create_task(self._members.watch(self._picture.draw))
         try:
             await self._play()
@@ -99,14 +98,12 @@ class _Demonstration:
 
     async def _started(self) -> None:
         members = self._members
-        await members.until(lambda: members.complete, "three members were up")
+        await members.start()
         active = members.active
         assert active is not None
-        self._say(
-            f"Three members are up, on one SQLite file that is synced before any promise: {active.name},"
-        )
+        self._say("Three members are up, on one SQLite file that is synced before any promise.")
         numbers = ", ".join(f"{member.name} is process {member.pid}" for member in members.all)
-        self._say(f"the first one to be there, is active, the others stand by ({numbers}).", indent=True)
+        self._say(f"{active.name} is active, the others stand by ({numbers}).", indent=True)
 
     async def _live(self, sender: Sender, reader: Reader) -> None:
         async with reader.online():

@@ -42,8 +42,6 @@ class MemberEnded(PosthouseError):
 class View:
     """What a member says of itself."""
 
-    member: str
-    """Its id."""
     role: str
     epoch: int
     """Of the active member, as far as this one knows; else 0."""
@@ -54,7 +52,7 @@ class View:
 
 
 class DemoMember:
-    """Starts, kills and stops one member; ``close`` leaves no process behind, whatever happened before."""
+    """Starts, kills and stops one member; ``kill`` leaves no process behind, whatever happened before."""
 
     def __init__(self, name: str, folder: Path, store: Path) -> None:
         """``folder``: for its log. ``store``: the SQLite file that all members share."""
@@ -112,10 +110,10 @@ class DemoMember:
         finally:
             connection.close()
         ready = sum(member["ready"] for member in status["members"])
-        return View(status["member"], status["role"], status["epoch"], status["connections"], ready)
+        return View(status["role"], status["epoch"], status["connections"], ready)
 
     def kill(self) -> None:
-        """kill -9: no word to anybody, no last write."""
+        """kill -9, if it runs: no word to anybody, no last write."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGKILL)
@@ -138,10 +136,6 @@ class DemoMember:
             raise MemberEnded(self.name, exit_code, self._last_words())
         self._process = None
         return time.monotonic() - began
-
-    def close(self) -> None:
-        """End the process if it still runs."""
-        self.kill()
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()

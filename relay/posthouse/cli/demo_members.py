@@ -64,10 +64,17 @@ class DemoMembers:
 
     # --- life
 
-    def start(self) -> None:
-        """Start all processes."""
-        for member in self.all:
+    async def start(self) -> None:
+        """Start the first, which makes the store and is active, then the others; ``watch`` has to run.
+
+        Raises MembersFailed or MemberEnded if they do not come up.
+        """
+        first, *others = self.all
+        first.start()
+        await self.until(lambda: self.active is first, f"member {first.name} was active")
+        for member in others:
             member.start()
+        await self.until(lambda: self.complete, "all members were ready")
 
     async def watch(self, on_look: Callable[[], None]) -> None:
         """Ask all members again and again; ``on_look`` is called each time."""
@@ -100,4 +107,4 @@ class DemoMembers:
     def close(self) -> None:
         """End all processes that still run."""
         for member in self.all:
-            member.close()
+            member.kill()

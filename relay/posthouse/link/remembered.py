@@ -107,7 +107,11 @@ class Remembered:
                     held[message] = Held(message, seq, None, owner, effect.deliveries)
                 else:
                     bucket = BucketKey(effect.bucket)
-                    held[message] = Held(message, seq, bucket, reading.reader(bucket, seq), effect.deliveries)
+                    name = reading.reader(bucket, seq)
+                    known = held.get(message)
+                    if name is None and known is not None and known.bucket == bucket:
+                        name = known.reader  # it comes once more, and that bucket may not be read any more
+                    held[message] = Held(message, seq, bucket, name, effect.deliveries)
                 if len(held) > most_held:
                     del held[next(iter(held))]
             elif type(effect) is Outcomes:

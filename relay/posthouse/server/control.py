@@ -2,9 +2,6 @@
 
 A request is one JSON object on a line, and so is its answer; then the connection ends. Whoever starts the relay says
 which commands there are.
-
-A Unix socket's path must fit about a hundred bytes, and a store's path may be longer. On Linux both ends reach
-through /proc/self/fd, so any path will do; elsewhere a path that is too long is an error that says so.
 """
 
 from __future__ import annotations
@@ -12,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +17,12 @@ import msgspec
 import structlog
 
 from posthouse.errors import PosthouseError
+from posthouse.server import unix_sockets
 
 MAX_LINE_BYTES: Final = 64 * 1024
 REQUEST_TIMEOUT_S: Final = 5.0
 COMMAND_TIMEOUT_S: Final = 60.0
 MAX_CALLERS: Final = 16
-_PROC_FDS: Final = Path("/proc/self/fd")
 _log = structlog.get_logger()
 
 Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -57,7 +52,12 @@ class ControlSocket:
 
         ``in_place``: also of one that a process listens on. For the active member, whose socket it is by now.
         """
-        listener = _listen(self.path, in_place)
+        try:
+            listener = unix_sockets.listen(self.path, MAX_CALLERS, in_place=in_place)
+        except OSError as error:
+            raise ControlSocketError(
+                f"cannot make the control socket {self.path}: {_reason(error)}"
+            ) from None
         self._inode = os.lstat(self.path).st_ino
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
 
@@ -120,7 +120,7 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = COMMAND_TIMEOUT_
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
-            _connect(connection, path)
+            unix_sockets.join(connection, str(path))
             try:
                 connection.sendall(msgspec.json.encode(request) + b"\n")
             except BrokenPipeError:
@@ -134,65 +134,6 @@ def ask(path: Path, request: dict[str, Any], timeout_s: float = COMMAND_TIMEOUT_
         return msgspec.json.decode(line, type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
         raise ControlSocketError(f"{path}: {_reason(error)}") from None
-
-
-def _listen(path: Path, in_place: bool) -> socket.socket:
-    _make_room(path, in_place)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # Bound under a short name and renamed, so that the name may be long, and so that nobody finds the socket
-            # under its own name before its mode is set.
-            working = f".posthouse-{os.getpid()}.sock"
-            place = _PROC_FDS / str(folder) if _PROC_FDS.exists() else path.parent
-            with suppress(FileNotFoundError):  # in a container every relay has the same pid, a killed one too
-                os.unlink(working, dir_fd=folder)
-            listener.bind(str(place / working))
-            try:
-                os.chmod(working, 0o600, dir_fd=folder)
-                listener.listen(MAX_CALLERS)
-                os.rename(working, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError:
-                os.unlink(working, dir_fd=folder)
-                raise
-        finally:
-            os.close(folder)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ControlSocketError(f"cannot make the control socket {path}: {_reason(error)}") from None
-    return listener
-
-
-def _make_room(path: Path, in_place: bool) -> None:
-    """Check that there is nothing at the path but perhaps a socket without a process. Raises ControlSocketError."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ControlSocketError(f"cannot make the control socket {path}: there is something else")
-    if in_place:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            _connect(probe, path)
-        except OSError:
-            return
-    raise ControlSocketError(f"cannot make the control socket {path}: another process listens there")
-
-
-def _connect(connection: socket.socket, path: Path) -> None:
-    if not hasattr(os, "O_PATH") or not _PROC_FDS.exists():
-        connection.connect(str(path))
-        return
-    found = os.open(path, os.O_PATH)
-    try:
-        connection.connect(str(_PROC_FDS / str(found)))
-    finally:
-        os.close(found)
 
 
 def _reason(error: Exception) -> str:

@@ -258,7 +258,9 @@ class Cluster:
         deadline = loop.time() + HANDOVER_S
         while loop.time() < deadline:
             handover = self.last_handover
-            if self._epoch > before and handover is not None and handover.epoch == self._epoch:
+            if self._epoch > before:
+                if handover is None or handover.epoch != self._epoch:
+                    raise HandoverRefused(f"no other member took over: {self.active} is active again")
                 return handover
             await asyncio.sleep(LOOK_S)
         raise HandoverRefused(f"nobody was active within {HANDOVER_S:g} s")

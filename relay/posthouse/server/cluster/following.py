@@ -64,8 +64,11 @@ class Following:
                 if frame.serving:
                     self._switch.to_remote(link, frame.epoch)
                 else:
+                    # Whom it handed over to is news only of the one that has served us until now.
+                    remote = self._switch.remote
+                    successor = frame.successor if remote is not None and remote.link is link else ""
                     self._switch.leave_remote(frame.reason)
-                    self._on_ended(frame.successor)
+                    self._on_ended(successor)
             case frames.Answer():
                 waiting = self._answers.pop(frame.number, None)
                 if waiting is not None and not waiting.done():

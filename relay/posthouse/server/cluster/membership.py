@@ -87,7 +87,7 @@ class Membership:
             on_output=self._take,
         )
         self._seen: Record | None = None
-        """The last record of another member."""
+        """The last record of another member since we were active ourselves."""
         self._dead = ""
         """Id of a member that is known to have ended."""
         self._task: asyncio.Task[None] | None = None
@@ -194,7 +194,8 @@ class Membership:
         self._runner.tell(lambda member, now: member.promoted(now))
         if self.role is Role.ACTIVE:
             _log.info("promoted", epoch=self._engine.epoch, relay=self._engine.relay_id)
-            self._work.begin(self._seen)
+            before, self._seen = self._seen, None
+            self._work.begin(before)
             self._settle()
 
     def _settle(self, error: Exception | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 
 from posthouse.link.frames import MAX_FRAME_BYTES, BadFrame, Frame, Splitter, pack
 from posthouse.link.talk import DialerTalk, ListenerTalk
-from posthouse.server.peers import unix_sockets
+from posthouse.server import unix_sockets
 from posthouse.server.peers.link import Link, LinkHandler
 from posthouse.server.peers.security import reason
 

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Final
 
-from posthouse.server.peers import unix_sockets
+from posthouse.server import unix_sockets
 from posthouse.server.peers.address import PeerAddress
 from posthouse.server.peers.security import reason
 

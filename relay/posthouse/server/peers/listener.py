@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from posthouse.link.frames import Hello
 from posthouse.link.talk import ListenerTalk, Me
+from posthouse.server import unix_sockets
 from posthouse.server.listeners import CannotListen, bind
-from posthouse.server.peers import unix_sockets
 from posthouse.server.peers.address import PeerAddress
 from posthouse.server.peers.connection import PeerConnection
 from posthouse.server.peers.link import Link, LinkHandler
@@ -102,7 +102,9 @@ class PeerListener:
     def _bind(self) -> list[socket.socket]:
         if self._address.path is not None:
             try:
-                listener = unix_sockets.listen(Path(self._address.path), MAX_LINKS)
+                path = Path(self._address.path)
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                listener = unix_sockets.listen(path, MAX_LINKS)
                 self._inode = os.lstat(self._address.path).st_ino
             except OSError as error:
                 raise CannotListen(str(self._address), reason(error)) from None

@@ -1,4 +1,4 @@
-"""Unix sockets between members of one machine: only processes of our own user, or root's, are spoken with.
+"""Unix sockets of this machine, for other members and for the operator's commands: for our own user, or root, alone.
 
 The socket has mode 0600, and both ends ask the kernel for the other's user (where it says: Linux). A socket's path must
 fit about a hundred bytes; on Linux both ends reach through /proc/self/fd, so any path will do.
@@ -28,17 +28,17 @@ class HasOptions(Protocol):
         """As in the standard library."""
 
 
-def listen(path: Path, backlog: int) -> socket.socket:
+def listen(path: Path, backlog: int, *, in_place: bool = False) -> socket.socket:
     """A listening socket, in place of one that a dead process left. Raises OSError with a reason.
 
-    The folder is made if it is missing. It has to be ours or root's, and not one where everybody can replace files.
+    The folder has to be ours or root's, and not one where everybody can replace files. ``in_place``: also in place of
+    one that a process listens on.
     """
-    path.parent.mkdir(mode=0o700, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     listener = socket.socket(socket.AF_UNIX)
     try:
         _check_folder(folder)
-        _make_room(path)
+        _make_room(path, in_place)
         # Bound under a short name and renamed, so that the name may be long, and so that nobody finds the socket under
         # its own name before its mode is set. The pid would not do: in a container every process has the same.
         working = f".posthouse-{secrets.token_hex(6)}.sock"
@@ -65,11 +65,23 @@ def connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.setblocking(False)
-        _connect(connection, path)
+        join(connection, path)
     except OSError:
         connection.close()
         raise
     return connection
+
+
+def join(connection: socket.socket, path: str) -> None:
+    """Connect a socket, in its own way of waiting. Raises OSError."""
+    if not hasattr(os, "O_PATH") or not _PROC_FDS.exists():
+        connection.connect(path)
+        return
+    found = os.open(path, os.O_PATH)
+    try:
+        connection.connect(str(_PROC_FDS / str(found)))
+    finally:
+        os.close(found)
 
 
 def widen(sock: socket.socket) -> None:
@@ -95,13 +107,15 @@ def _check_folder(folder: int) -> None:
         raise PermissionError(0, "everybody can write in its folder")
 
 
-def _make_room(path: Path) -> None:
+def _make_room(path: Path, in_place: bool) -> None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(0, "there is something else")
+    if in_place:
+        return
     try:
         connect(str(path)).close()
     except ConnectionRefusedError:
@@ -109,14 +123,3 @@ def _make_room(path: Path) -> None:
     except BlockingIOError:
         pass  # it is only busy
     raise FileExistsError(0, "another process listens there")
-
-
-def _connect(connection: socket.socket, path: str) -> None:
-    if not hasattr(os, "O_PATH") or not _PROC_FDS.exists():
-        connection.connect(path)
-        return
-    found = os.open(path, os.O_PATH)
-    try:
-        connection.connect(str(_PROC_FDS / str(found)))
-    finally:
-        os.close(found)
