@@ -174,7 +174,8 @@ def test_its_successor_is_killed_too(group: Members, dial: Dial, key: KeyOf) -> 
         epoch = first.status()["epoch"]
         clients = {member: dial(member) for member in others}
         refs = {
-            member: client.publish(b"%d" % epoch, recipient=key("r").address) for member, client in clients.items()
+            member: client.publish(b"%d" % epoch, recipient=key("r").address)
+            for member, client in clients.items()
         }
         if planned:
             assert group.promote(first)["ok"]

@@ -206,6 +206,8 @@ def test_a_member_that_ends_takes_no_new_clients_while_it_still_serves(
         with pytest.raises((Closed, Refused, ConnectionRefusedError)):
             dial(active)
         is_result(clients[-1].post(b"still", recipient=key("away").address), "stored")
+        for client in clients:
+            client.close()
         active.signal(signal.SIGTERM)  # and now quickly
         assert active.wait() == 0
 

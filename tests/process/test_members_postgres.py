@@ -180,7 +180,10 @@ def test_a_holder_in_doubt_that_is_replaced_hands_its_sessions_on(
     assert group.wait_active()[1] in (epoch, epoch + 1)
     is_result(other.post(b"after", recipient=key("reader").address), "stored")
     assert survives(own)
-    assert texts(dial(one, key("reader")).subscribe()[1]) == [b"whoever it is", b"after"]
+    with dial(one, key("reader")) as reader:
+        assert texts(reader.subscribe()[1]) == [b"whoever it is", b"after"]
+    for client in (own, other):
+        client.close()
     for member in group.all:
         member.signal(signal.SIGTERM)
     assert [member.wait() for member in group.all] == [0, 0, 0]

@@ -208,7 +208,9 @@ class Cluster:
         await self._membership.left.wait()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SUCCESSOR_S
-        while hands_over and self._switch.remote is None and loop.time() < deadline:
+        while hands_over and loop.time() < deadline:
+            if self._switch.remote is not None:
+                return
             await asyncio.sleep(LOOK_S)
 
     async def acks_confirmed(self) -> None:
