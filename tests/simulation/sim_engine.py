@@ -67,6 +67,11 @@ class SimEngine:
             self.gate.release(port)
             self._see_to()
 
+    @property
+    def now(self) -> float:
+        """Seconds of the member's clock."""
+        return self._now()[0]
+
     def submit(self, port: Port, batch: Commands) -> list[tuple[int, Exception]]:
         """Commands of the sessions of a port. Once the work ends they are passed over."""
         if self._dropped or self._drained is not None or port not in self._ports:

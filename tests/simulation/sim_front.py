@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, cast
 from posthouse.exchange import Command, Commands, Effects
 from posthouse.link import frames
 from posthouse.link.memory import Memory
-from posthouse.server.cluster.upstream import Local, Nobody, Remote, Upstream
+from posthouse.server.cluster.local import Local
+from posthouse.server.cluster.nobody import Nobody
+from posthouse.server.cluster.remote import Remote
+from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine
 from sim_engine import SimEngine
 from sim_link import Link

@@ -130,8 +130,10 @@ class BlindStore(SimStore):
 class ForgetsPublishes(Memory):
     """Of what a session goes on with, its publishes without a result are left out."""
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
-        for batch in super().resume_batches(max_messages, max_bytes):
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes, numbers):
             yield [
                 (number, [one for one in commands if not isinstance(one, Publish)])
                 for number, commands in batch
@@ -141,8 +143,10 @@ class ForgetsPublishes(Memory):
 class ForgetsSubscriptions(Memory):
     """The same for what it reads."""
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
-        for batch in super().resume_batches(max_messages, max_bytes):
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes, numbers):
             yield [
                 (number, [one for one in commands if not isinstance(one, Attend)])
                 for number, commands in batch
@@ -152,8 +156,10 @@ class ForgetsSubscriptions(Memory):
 class ForgetsWhatIsHeld(Memory):
     """The next broker is not told what clients hold."""
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
-        for batch in super().resume_batches(max_messages, max_bytes):
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes, numbers):
             yield [(number, [_without_held(one) for one in commands]) for number, commands in batch]
 
 
@@ -164,8 +170,10 @@ def _without_held(command: Command) -> Command:
 class AcksWhatIsHeld(Memory):
     """What clients only hold is told to the next broker as acknowledged."""
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
-        for batch in super().resume_batches(max_messages, max_bytes):
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
+        for batch in super().resume_batches(max_messages, max_bytes, numbers):
             yield [(number, [_with_held_as_acked(one) for one in commands]) for number, commands in batch]
 
 
@@ -176,9 +184,11 @@ def _with_held_as_acked(command: Command) -> Command:
 class ForgetsAcks(Memory):
     """Acks are not repeated. That loses nothing: messages come again."""
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
         self.acknowledged = Acknowledged()
-        return super().resume_batches(max_messages, max_bytes)
+        return super().resume_batches(max_messages, max_bytes, numbers)
 
 
 class TakesOldGenerations(Attachments):

@@ -83,6 +83,8 @@ class Model:
         """Held by the relay until acknowledged or expired."""
         self.acked: dict[bytes, int] = {}
         """By its owner, at which step."""
+        self.acked_by_old_number: set[bytes] = set()
+        """Those that may be stored by a number that the ack did not name: only the broker that heard it knows."""
         self.ever_acked: set[bytes] = set()
         self.marked: dict[tuple[str, str, bytes], int] = {}
         """Bucket, reader and text, at which step: it must not come again."""
@@ -99,6 +101,8 @@ class Model:
         self.latest: dict[bytes, int] = {}
         """The longest that any publish of it asked for."""
         self.earliest: dict[bytes, int] = {}
+        self.repeats_left: set[bytes] = set()
+        """Repeats of them may be under way whose senders have gone."""
         self.step = 0
         self.results = 0
 
@@ -149,6 +153,8 @@ class Model:
                 self._release(text)
                 if text in client.by_address:
                     self.acked[text] = self.step
+                    if text in client.unnumbered:
+                        self.acked_by_old_number.add(text)
             self._mark(client, text)
 
     def nack(self, number: int, nack: Nack, texts: list[bytes]) -> None:
@@ -195,15 +201,19 @@ class Model:
 
     def _is_repeated(self, text: bytes) -> bool:
         """Whether a repeat of it is under way: one that asks for more gets a number of its own when it can."""
-        return any(client.refs[ref][0] == text for client in self.clients.values() for ref in client.repeats)
+        return text in self.repeats_left or any(
+            client.refs[ref][0] == text for client in self.clients.values() for ref in client.repeats
+        )
 
     def close(self, number: int) -> None:
-        del self.clients[number]
+        client = self.clients.pop(number)
+        self.repeats_left.update(client.refs[ref][0] for ref in client.repeats)
 
     def broker_dropped(self) -> None:
         """Sessions are gone, and acks that were not committed; what was promised stays promised."""
         self.step += 1
         self.clients.clear()
+        self.repeats_left.clear()
         self.results = 0
         self._forget_uncommitted()
 
@@ -222,13 +232,18 @@ class Model:
         it are best effort.
         """
         self.results = 0
+        self.repeats_left.clear()
         # Its clock begins with the last commit; a publish made again lives as long by that one.
         shift = self.rig.broker.clock.now_ms - clock_before_ms
         for client in self.clients.values():
             for ref, (text, until) in client.refs.items():
                 client.refs[ref] = text, until + shift
                 self.earliest[text] = min(self.earliest[text], self.earliest[text] + shift)
-        stays = {text for text in self.stored_texts() if not self._is_open(text)}
+        stored = self.stored_texts()
+        for text in self.acked_by_old_number & stored:
+            self.acked.pop(text, None)
+        self.acked_by_old_number.clear()
+        stays = {text for text in stored if not self._is_open(text)}
         for key in [key for key in self.marked if key[2] not in stays]:
             del self.marked[key]
         for client in self.clients.values():

@@ -22,9 +22,14 @@ from posthouse.exchange import (
 )
 from posthouse.link import frames
 from posthouse.link.memory import Memory
+from posthouse.server.cluster import remote as remotes
 from posthouse.server.cluster import upstream as upstreams
-from posthouse.server.cluster.upstream import COMMAND_BYTES, HeldTooMuch, Local, Nobody, Remote, Upstream
-from posthouse.server.engine import Engine
+from posthouse.server.cluster.local import Local
+from posthouse.server.cluster.made_again import PAUSE_S
+from posthouse.server.cluster.nobody import HeldTooMuch, Nobody
+from posthouse.server.cluster.remote import Remote
+from posthouse.server.cluster.upstream import AT_ONCE, COMMAND_BYTES, Upstream
+from posthouse.server.engine import Engine, boot_s
 from posthouse.store.sqlite import SqliteStore
 from posthouse.store.threads import StoreThreads
 from posthouse.wire.messages import Ack, Message, Publish, Result
@@ -42,10 +47,14 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
+        self.max_commands = 10_000
+        """More of them in a frame are too many."""
         self.sent: list[frames.Commands] = []
 
     def send(self, frame: frames.Frame) -> None:
         assert isinstance(frame, frames.Commands)
+        if sum(len(some) for _, some in frame.batch) > self.max_commands:
+            raise frames.FrameTooLarge(1)
         self.sent.append(frame)
 
     def commands(self) -> Commands:
@@ -148,13 +157,19 @@ def test_publishes_beyond_the_bound_are_rejected_at_once_and_nothing_else(wake: 
 
 def test_who_asks_for_too_much_of_anything_has_to_end(wake: Wakes) -> None:
     nobody = Nobody(10 * COMMAND_BYTES, wake, Memory(), [])
-    acks: list[Command] = [Ack([str(n)]) for n in range(15)]
+    acks: list[Command] = [Ack([str(n)]) for n in range(10)]
     assert nobody.submit([(1, acks)]) == []
-    failures = nobody.submit([(2, acks), (3, [Ack(["x"])])])
+    failures = nobody.submit([(2, [*acks, Close()]), (3, [Ack(["x"])])])
     assert [number for number, _ in failures] == [2]
     assert isinstance(failures[0][1], HeldTooMuch)
-    # It ends, whatever there is already.
-    assert nobody.retire().kept == [(1, acks), (3, [Ack(["x"])])]
+    # Its end is kept, or the next broker would have it for ever.
+    assert nobody.retire().kept == [(1, acks), (2, [Close()]), (3, [Ack(["x"])])]
+
+
+def test_an_ack_of_many_counts_as_many(wake: Wakes) -> None:
+    nobody = Nobody(10 * COMMAND_BYTES, wake, Memory(), [])
+    (failure,) = nobody.submit([(1, [Ack([str(n) for n in range(100)])])])
+    assert failure[0] == 1
 
 
 def test_after_a_while_what_no_broker_has_seen_is_rejected_and_what_comes_then(wake: Wakes) -> None:
@@ -224,7 +239,7 @@ def test_acks_await_their_confirmation(link: FakeLink, wake: Wakes) -> None:
 def test_a_link_that_takes_nothing_takes_no_publishes(
     link: FakeLink, wake: Wakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstreams, "MOST_UNSENT_BYTES", 100)
+    monkeypatch.setattr(remotes, "MOST_UNSENT_BYTES", 100)
     remote = Remote(link, 7, wake, Memory(), [(1, [OPEN])])
     link.unsent_bytes = 101
     link.commands()
@@ -249,6 +264,72 @@ def test_much_that_was_kept_goes_in_pieces(
     monkeypatch.setattr(upstreams, "PIECE_BYTES", 1000)
     Remote(link, 7, wake, Memory(), [(1, [OPEN, publish(1, bytes(2000))]), (1, [publish(2, b"x")])])
     assert len(link.sent) == 2
+
+
+def idle_sessions(count: int) -> Memory:
+    memory = Memory()
+    memory.given([(n, [Open(ALICE, False, 8, 2**20)]) for n in range(1, count + 1)])
+    return memory
+
+
+def test_idle_sessions_go_on_a_few_at_a_time_or_when_they_speak(link: FakeLink, wake: Wakes) -> None:
+    memory = idle_sessions(AT_ONCE + 20)
+    memory.given([(AT_ONCE + 20, [publish(1, b"cannot wait")])])
+    remote = Remote(link, 7, wake, memory, [(AT_ONCE + 19, [Credit(1)])])
+    first = [number for number, _ in link.commands()]
+    assert {AT_ONCE + 19, AT_ONCE + 20} < set(first) and len(set(first)) == AT_ONCE + 2
+    remote.submit([(AT_ONCE + 5, [Credit(2)])])
+    assert kinds(link.commands()) == [(AT_ONCE + 5, [Resume]), (AT_ONCE + 5, [Credit])]
+    assert remote.go_on(10)
+    ten = link.commands()
+    assert [kind for _, some in kinds(ten) for kind in some] == [Resume] * 10
+    remote.receive(frames.Effects(7, [(AT_ONCE + 20, [Outcomes("stored", [1], ["i"])])], 0))
+    assert not remote.go_on(100)
+    last = link.commands()
+    told = first + [AT_ONCE + 5] + [number for number, _ in ten + last]
+    assert set(told) == set(range(1, AT_ONCE + 21))
+
+
+def test_those_that_had_not_gone_on_are_not_forgotten(link: FakeLink, wake: Wakes) -> None:
+    remote = Remote(link, 7, wake, idle_sessions(AT_ONCE + 20), [])
+    link.commands()
+    Remote(link, 8, wake, remote.retire().memory, []).go_on(1000)
+    assert {number for number, _ in link.commands()} == set(range(1, AT_ONCE + 21))
+
+
+def refusal(ref: int, body: bytes) -> Result:
+    return Result(ref, "rejected", True, sha256(body).hexdigest(), code="store-unavailable")
+
+
+def test_a_publish_that_may_be_stored_is_not_rejected_but_made_again(
+    link: FakeLink, wake: Wakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    memory.given([(1, [OPEN, publish(1, b"doubtful")])])
+    remote = Remote(link, 7, wake, memory, [(1, [publish(2, b"new")])])
+    link.commands()
+    remote.receive(frames.Effects(7, [(1, [refusal(1, b"doubtful"), refusal(2, b"new")])], 0))
+    assert remote.take() == [(1, [refusal(2, b"new")])]
+    assert remote.awaits_results() and remote.go_on(1) and not link.commands()
+    monkeypatch.setattr(remotes, "boot_s", lambda: boot_s() + PAUSE_S)
+    assert remote.go_on(1)
+    assert link.commands() == [(1, [publish(1, b"doubtful")])]
+    remote.receive(frames.Effects(7, [(1, [Outcomes("stored", [1], ["i"])])], 0))
+    assert not remote.go_on(1) and not remote.awaits_results()
+
+
+def test_commands_too_large_for_a_frame_go_in_pieces(
+    link: FakeLink, wake: Wakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = Remote(link, 7, wake, Memory(), [(1, [OPEN])])
+    link.commands()
+    link.max_commands = 3
+    monkeypatch.setattr(upstreams, "PIECE_MESSAGES", 2)
+    said: list[Command] = [publish(n, b"%d" % n) for n in range(5)]
+    remote.submit([(1, said)])
+    assert [one for _, some in link.commands() for one in some] == said
+    remote.receive(frames.Effects(7, [(1, [Outcomes("stored", [*range(5)], [*"abcde"])])], 0))
+    assert not remote.awaits_results()
 
 
 # --- this process's
@@ -304,3 +385,17 @@ async def test_what_has_no_answer_when_the_broker_is_dropped_is_asked_of_the_nex
     remote = Remote(link, 8, wake, nobody.retire().memory, [])
     assert [one.ref for _, some in link.commands() for one in some if isinstance(one, Publish)] == [1]
     assert remote.awaits_results()
+
+
+async def test_sessions_that_had_not_gone_on_here_go_on_at_the_next(
+    engine: Engine, link: FakeLink, wake: Wakes
+) -> None:
+    local = Local(engine, wake, idle_sessions(AT_ONCE + 20), [])
+    local.submit([(AT_ONCE + 20, [publish(1, b"speaks")])])
+    assert local.go_on(5)
+    memory = local.retire().memory
+    engine.drop()
+    Remote(link, 8, wake, memory, []).go_on(1000)
+    again = [one for _, some in link.commands() for one in some]
+    assert sum(isinstance(one, Resume) for one in again) == AT_ONCE + 20
+    assert [one.ref for one in again if isinstance(one, Publish)] == [1]

@@ -7,8 +7,8 @@ a result. Acks first, so that a publish made again that a reader has acknowledge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Final
 
 from posthouse.broker.resuming import NOBODY
@@ -20,6 +20,8 @@ from posthouse.wire.messages import Ack, Nack, Publish, StatusRequest, Unsubscri
 ITEM_BYTES: Final = 256
 """More than anything takes in a batch beside ciphertexts and lists."""
 _NONE = repeat(None)
+_Item = tuple[int, list[Command], int, int]
+"""Number of a session, commands, how many messages and bytes that is."""
 
 
 class Memory:
@@ -79,20 +81,47 @@ class Memory:
 
     # --- the next broker
 
-    def resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+    def numbers(self) -> list[int]:
+        """All sessions."""
+        return list(self._sessions)
+
+    @property
+    def pressing(self) -> set[int]:
+        """The sessions that hold, publish or ask something: they notice when the next broker makes them wait."""
+        return {number for number, session in self._sessions.items() if session.pressing}
+
+    def resume_batches(
+        self, max_messages: int, max_bytes: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Commands]:
         """All sessions, for the next broker: each batch is to be its next, and ``given`` is to be told of it.
 
-        Commands of these sessions have to wait until the last of the batches was given; only ``Close`` need not. A
-        batch has at most so many messages (held, acknowledged or published; everything else counts as one) and
-        bytes, if a single command has no more. Should the next broker be lost before the last batch, begin anew.
+        ``numbers``: only these sessions at first; the others follow by ``more_batches``. Commands of a session have to
+        wait until the last of the batches with it was given; only ``Close`` need not. A batch has at most so many
+        messages (held, acknowledged or published; everything else counts as one) and bytes, if a single command has
+        no more. Should the next broker be lost before the last batch, begin anew.
         """
         self._batches = 0
-        return self._resume_batches(max_messages, max_bytes)
+        acks = self._acks_again(max_messages)
+        sessions = self._again(list(self._sessions) if numbers is None else numbers)
+        return self._in_batches(chain(acks, sessions), max_messages, max_bytes)
 
-    def _resume_batches(self, max_messages: int, max_bytes: int) -> Iterator[Commands]:
+    def more_batches(self, max_messages: int, max_bytes: int, numbers: Sequence[int]) -> Iterator[Commands]:
+        """Further sessions, for a broker that was given the first of them."""
+        return self._in_batches(self._again(numbers), max_messages, max_bytes)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """A broker of this process has these sessions now: it can say by itself how they stand."""
+        for number in numbers:
+            self._sessions.pop(number, None)
+
+    def forget_acknowledged(self) -> None:
+        """The same for what was acknowledged."""
+        self.acknowledged = Acknowledged()
+
+    def _in_batches(self, items: Iterator[_Item], max_messages: int, max_bytes: int) -> Iterator[Commands]:
         batch: Commands = []
         messages = size = 0
-        for number, commands, some, more in self._again(max_messages):
+        for number, commands, some, more in items:
             if batch and (messages + some > max_messages or size + more > max_bytes):
                 yield batch
                 batch, messages, size = [], 0, 0
@@ -107,12 +136,12 @@ class Memory:
         if batch:
             yield batch
 
-    def _again(self, max_messages: int) -> Iterator[tuple[int, list[Command], int, int]]:
-        """Number of a session, commands, how many messages and bytes that is."""
+    def _acks_again(self, max_messages: int) -> Iterator[_Item]:
         for acked in self.acknowledged.again(max_messages):
             tell = Resume(Open(None, False, 1, 0), [], acked, [], {})
             yield NOBODY, [tell, Close()], len(acked), len(acked) * ITEM_BYTES
-        numbers = list(self._sessions)
+
+    def _again(self, numbers: Sequence[int]) -> Iterator[_Item]:
         for number in numbers:
             session = self._sessions.get(number)  # it may have ended since the batch before
             if session is not None:

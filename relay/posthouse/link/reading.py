@@ -25,6 +25,11 @@ class Reading:
         self._highest: dict[str, int] = {}
         """The highest ``seq`` that came by a bucket that is read without a name."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether a request waits for its answer."""
+        return bool(self._requests or self._owed)
+
     # --- commands
 
     def take_up(self, catchups: dict[int, int]) -> None:

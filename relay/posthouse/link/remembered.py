@@ -61,6 +61,11 @@ class Remembered:
         """Without a result, by ref; nothing keeps a client from using one twice: then a list, in order."""
         self.wanted: dict[tuple[str, str | None], Wanted] = {}
 
+    @property
+    def pressing(self) -> bool:
+        """Whether it holds, publishes or asks something: its client would notice that it waits."""
+        return bool(self.publishes or self.held or self.reading.asks)
+
     # --- commands
 
     def take_up(self, resume: Resume) -> None:

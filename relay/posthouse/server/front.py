@@ -20,7 +20,8 @@ import structlog
 
 from posthouse.errors import PosthouseError
 from posthouse.exchange import Commands, Effect, Effects
-from posthouse.server.cluster.upstream import HeldTooMuch, Upstream
+from posthouse.server.cluster.nobody import HeldTooMuch
+from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine, boot_s
 from posthouse.server.websocket.interface import Outlet, Refusal, RequestInfo
 from posthouse.session.base import Phase

@@ -27,8 +27,8 @@ from posthouse.server.cluster.active import ActiveWork
 from posthouse.server.cluster.following import Following
 from posthouse.server.cluster.hosting import Host
 from posthouse.server.cluster.membership import Membership
+from posthouse.server.cluster.remote import Remote
 from posthouse.server.cluster.switch import Sessions, Switch
-from posthouse.server.cluster.upstream import Remote
 from posthouse.server.control import ControlSocket
 from posthouse.server.engine import Engine, boot_s
 from posthouse.server.peers import MutualTls, PeerAddress, PeerDialer, PeerListener

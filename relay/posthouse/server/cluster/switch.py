@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from posthouse.exchange import Effects
 from posthouse.link import frames
 from posthouse.link.memory import Memory
-from posthouse.server.cluster.upstream import Link, Local, Nobody, Remote, Upstream
+from posthouse.server.cluster.local import Local
+from posthouse.server.cluster.nobody import Nobody
+from posthouse.server.cluster.remote import Link, Remote
+from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine, boot_s
 from posthouse.session.settings import Conditions
 
+GO_ON_S: Final = 0.01
+GO_ON_SESSIONS: Final = 64
+"""After a change so many idle sessions go on every ``GO_ON_S``: half of what a broker can take from three fronts."""
 _log = structlog.get_logger()
 
 
@@ -57,6 +63,7 @@ class Switch:
         self._max_held_bytes = max_held_bytes
         self._on_change = on_change
         self._timer: asyncio.TimerHandle | None = None
+        """Of the upstream that there is: it has more to do, or it has taken too long."""
         self.left_at: float | None = None
         """When the last broker ended, by the clock that runs through suspend; None while there is one."""
         self.why_left = ""
@@ -79,8 +86,10 @@ class Switch:
         """The broker of this process serves."""
         effects, memory, kept = self.upstream.retire()
         self._front.hand_out(effects)
-        self._to(Local(self._engine, self._front.wake, memory, kept))
+        local = Local(self._engine, self._front.wake, memory, kept, self._max_held_bytes)
+        self._to(local)
         self._attached(self._engine.epoch)
+        self._go_on(local)
 
     def close_local(self) -> None:
         """It takes no commands any more."""
@@ -95,19 +104,21 @@ class Switch:
     def to_remote(self, link: Link, epoch: int) -> None:
         """A broker elsewhere serves. Passed over while the own one does."""
         remote = self.remote
-        if isinstance(self.upstream, Local) or (
-            remote is not None and remote.link is link and remote.epoch == epoch
-        ):
+        here = isinstance(self.upstream, Local)
+        if here or (remote is not None and remote.link is link and remote.epoch == epoch):
             return
         effects, memory, kept = self.upstream.retire()
         self._front.hand_out(effects)
-        self._to(Remote(link, epoch, self._front.wake, memory, kept))
+        remote = Remote(link, epoch, self._front.wake, memory, kept)
+        self._to(remote)
         self._attached(epoch)
+        self._go_on(remote)
 
-    def leave_remote(self, reason: str) -> None:
-        """The broker elsewhere, or the link to it, has ended."""
+    def leave_remote(self, reason: str, ago_s: float = 0.0) -> None:
+        """The broker elsewhere, or the link to it, has ended; it was last heard of so many seconds ago."""
         if self.remote is not None:
             self._to_nobody(reason)
+            self.left_at = boot_s() - ago_s
 
     def received(self, link: Link, frame: frames.Effects) -> None:
         """Effects of a broker elsewhere; those of an earlier attachment are passed over."""
@@ -135,6 +146,10 @@ class Switch:
         self._timer = asyncio.get_running_loop().call_later(self._hold_s, self._refuse, nobody)
         self._front.hand_out(effects)
         self._on_change()
+
+    def _go_on(self, upstream: Upstream) -> None:
+        if self.upstream is upstream and upstream.go_on(GO_ON_SESSIONS):
+            self._timer = asyncio.get_running_loop().call_later(GO_ON_S, self._go_on, upstream)
 
     def _refuse(self, nobody: Nobody) -> None:
         if self.upstream is nobody:
