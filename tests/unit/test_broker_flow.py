@@ -136,6 +136,25 @@ def test_the_ack_of_a_bucket_reader_covers_a_repeat_that_is_on_its_way() -> None
     assert texts(rig.bucket_reader(2, wide(0xA11C), NAME)) == []
 
 
+def test_a_mark_outlives_a_repeat_that_asked_for_more_while_the_message_was_written() -> None:
+    rig = Rig()
+    rig.bucket_reader(1, wide(0xA11C))
+    rig.open(9)
+    rig.handle(9, publish(ALICE, b"text", 1, ttl_s=60))
+    while rig.answer():
+        pass
+    assert rig.begin()
+    rig.handle(9, publish(ALICE, b"text", 2, ttl_s=3600))
+    rig.handle(1, Ack([id_of(b"text")]))
+    rig.hear(9)
+    rig.finish()
+    rig.commit()
+    assert results(rig.hear(9)) == [(1, "stored", None), (2, "duplicate", "stored")]
+    rig.advance(61)
+    assert texts(rig.bucket_reader(2, wide(0xA11C))) == []
+    assert texts(rig.owner(3)) == [b"text"]
+
+
 def test_an_owner_holding_a_stored_message_is_not_sent_its_repeat_and_one_ack_ends_both() -> None:
     rig = Rig()
     rig.publish(9, ALICE, b"a")

@@ -539,3 +539,22 @@ def test_jitter_spreads_the_retries_of_members() -> None:
 
     assert retry_s(0.0) == pytest.approx(0.25)
     assert retry_s(1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_has_released_for_good_still_sees_who_is_next_and_claims_nothing(late: bool) -> None:
+    rig = holding()
+    before = rig.table.record
+    rig.take(rig.elector.release(rig.now, "other"))
+    rig.serve()
+    assert rig.is_now(State.RELEASED)
+    asked = len(rig.requests)
+    if late:
+        rig.take(rig.elector.observed(rig.now, before))
+    for transitions in (8, 9):
+        record = foreign(rig.table, transitions=transitions)
+        rig.take(rig.elector.observed(rig.now, record))
+        assert rig.elector.record == record
+    rig.to(rig.now + 60.0)
+    assert rig.is_now(State.RELEASED)
+    assert len(rig.requests) == asked

@@ -195,3 +195,25 @@ def test_news_of_work_that_is_over_are_passed_over(late: str) -> None:
     call = getattr(rig.member, late)
     rig.take(call(rig.now, "late") if late == "promotion_failed" else call(rig.now))
     assert rig.is_now(Role.STOPPED)
+
+
+def test_leaving_can_be_hurried() -> None:
+    rig = active()
+    rig.take(rig.member.leave(rig.now, "stopping", "other"))
+    rig.take(rig.member.leave(rig.now, "stopping at once", graceful=False))
+    rig.take(rig.member.leave(rig.now, "stopping at once", graceful=False))
+    assert rig.asked_to_stop() == [True, False]
+    assert not rig.released()
+    rig.take(rig.member.stopped(rig.now))
+    assert rig.is_now(Role.STOPPED)
+    assert rig.table.record is not None
+    assert rig.table.record.successor == "other"
+
+
+def test_the_first_successor_that_was_named_stays_the_successor() -> None:
+    rig = active()
+    rig.take(rig.member.hand_over(rig.now, "promote", "first"))
+    rig.take(rig.member.leave(rig.now, "stopping", "second"))
+    rig.take(rig.member.stopped(rig.now))
+    assert rig.table.record is not None
+    assert rig.table.record.successor == "first"

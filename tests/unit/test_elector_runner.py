@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 from fault_lease import FaultLease, LeaseTable
 from msgspec import Struct
+from posthouse.single_active import runner
 from posthouse.single_active.elector import Candidate, Elector
-from posthouse.single_active.outputs import Became, State
+from posthouse.single_active.leases.interface import Record
+from posthouse.single_active.outputs import Became, Output, State
 from posthouse.single_active.runner import Runner
 from posthouse.single_active.timing import Timing
 
@@ -122,3 +125,78 @@ async def test_closing_ends_all_it_started() -> None:
     async with running(LeaseTable(), "one") as one:
         one.lease.lose_requests = 1
     assert asyncio.all_tasks() == before
+
+
+async def test_an_output_that_cannot_be_carried_out_stops_neither_renewals_nor_the_outputs_after_it() -> None:
+    table = LeaseTable()
+    async with running(table, "one") as one:
+
+        def fail(state: State) -> None:
+            raise ZeroDivisionError
+
+        one.on_became = fail
+        await one.until_seen(lambda: one.became == [State.HOLDING])
+        writes = one.lease.writes
+        await one.until_seen(lambda: one.lease.writes >= writes + 3)
+        one.runner.tell(lambda elector, now: elector.release(now))
+        await one.until_seen(lambda: one.runner.machine.state is State.RELEASED)
+        assert one.became == [State.HOLDING, State.RELEASING, State.RELEASED]
+
+
+async def test_a_machine_that_failed_is_called_again_but_not_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "AFTER_A_FAILURE_S", 0.1)
+    async with running(LeaseTable(), "one") as one:
+        await one.until(State.HOLDING)
+        elector = one.runner.machine
+        failed: list[float] = []
+        tick = elector.tick
+
+        def fail_twice(now: float) -> list[Output]:
+            if len(failed) < 2:
+                failed.append(now)
+                raise ZeroDivisionError
+            return tick(now)
+
+        monkeypatch.setattr(elector, "tick", fail_twice)
+        await one.until_seen(lambda: len(failed) == 2)
+        writes = one.lease.writes
+        await one.until_seen(lambda: one.lease.writes >= writes + 3)
+        assert failed[1] - failed[0] >= 0.05
+        await one.until(State.HOLDING)
+
+
+async def test_a_lease_that_fails_otherwise_is_one_that_did_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "WATCH_AGAIN_S", 0.01)
+    table = LeaseTable()
+    async with running(table, "one") as one:
+        await one.until(State.HOLDING)
+        lease = one.lease
+        write, watch = lease.write, lease.watch
+        failed: list[str] = []
+
+        async def fail_to_write(record: Record, expected: str | None) -> Record:
+            failed.append("write")
+            monkeypatch.setattr(lease, "write", write)
+            raise ZeroDivisionError
+
+        def fail_to_watch() -> AsyncGenerator[Record | None, None]:
+            failed.append("watch")
+            monkeypatch.setattr(lease, "watch", watch)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(lease, "write", fail_to_write)
+        await one.until_seen(lambda: failed == ["write"])
+        monkeypatch.setattr(lease, "watch", fail_to_watch)
+        lease.break_watches()
+        await one.until_seen(lambda: failed == ["write", "watch"])
+        lease.down = False
+        writes = lease.writes
+        await one.until_seen(lambda: lease.writes >= writes + 3)
+        foreign = Record("two", 1, 9, 5.0)
+        assert table.record is not None
+        assert table.write(foreign, table.record.version) is not None
+        await one.until(State.FOLLOWING)

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from math import inf
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from posthouse.single_active.leases import processes
+from posthouse.single_active.leases import file_content, processes
 from posthouse.single_active.leases.file import FileLease
 from posthouse.single_active.leases.interface import LeaseConflict, LeaseUnavailable, Process, Record
 from posthouse.store.locks import LeaseHolder, read_lease_holder, take_lease
@@ -280,3 +280,28 @@ def test_the_start_of_a_process_is_read_whatever_its_name() -> None:
         assert ticks >= ours.start_ticks
         process.kill()
     assert processes.start_ticks(process.pid) is None
+
+
+def test_half_of_a_write_is_never_taken_for_a_record(tmp_path: Path) -> None:
+    holders = ("older", "newer")
+    lines = []
+    for version, holder in zip(("0a", "0b"), holders, strict=True):
+        record = Record(holder, 1, 1, 5.0, f"{holder}.host:8081", version=version)
+        descriptor = os.open(tmp_path / holder, os.O_RDWR | os.O_CREAT)
+        file_content.write_line(descriptor, file_content.Line(7, 1.5, "/run/socket", record, version))
+        lines.append(os.pread(descriptor, 4096, 0))
+        os.close(descriptor)
+    older, newer = lines
+    written = len(older.rstrip())
+    seen = []
+    for at in range(written + 1):
+        (tmp_path / "torn").write_bytes(newer[:at] + older[at:])
+        descriptor = os.open(tmp_path / "torn", os.O_RDONLY)
+        with suppress(LeaseUnavailable):
+            seen.append(file_content.read_line(descriptor)[1].record)
+        os.close(descriptor)
+    assert {(record.holder, record.peer, record.version) for record in seen if record is not None} == {
+        (holder, f"{holder}.host:8081", version)
+        for holder, version in zip(holders, ("0a", "0b"), strict=True)
+    }
+    assert None not in seen

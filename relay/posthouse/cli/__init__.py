@@ -22,6 +22,7 @@ COMMANDS = {
     "key": "Make a key, or show its addresses.",
     "config": "Check, show or explain the configuration.",
     "status": "Show what a running relay is doing.",
+    "promote": "Have another member be the active one.",
     "store": "Check, back up, restore or purge a store.",
 }
 """Each command with its line in the overview: known here so that the overview imports none of them."""

@@ -78,7 +78,7 @@ def _in_one_line(fields: dict[str, Any]) -> str:
 
 
 def _pair(name: str, text: str) -> str:
-    return f"{name:<18}{text}"
+    return f"{name:<20} {text}"
 
 
 def _text(name: str, value: object) -> str:

@@ -7,47 +7,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import click
 
-import posthouse.config
-from posthouse.cli.config import config_option
+from posthouse.cli.running import NotDone, ask_relay, configured, control_socket, is_postgres, store_option
 from posthouse.config import Config
-from posthouse.errors import PosthouseError
 from posthouse.identity import InvalidIdentity, address_digest, canonical_address
-from posthouse.store.opening import POSTGRES_SCHEMES, open_store
+from posthouse.store.opening import open_store
 
 PURGED_A_BATCH = 10_000
 
 
-class NotDone(PosthouseError):
-    """A command on a store cannot be done; the text says why."""
-
-
-def _store_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--store", "url", metavar="URL", help="The store, in place of the configuration's.")(
-        config_option(function)
-    )
-
-
-def _config(file: Path | None, url: str | None) -> Config:
-    return posthouse.config.load(file, os.environ, {"store.url": url} if url else {})
-
-
 def _path(config: Config) -> Path:
     path = config.sqlite_path
-    if _is_postgres(config):
+    if is_postgres(config):
         raise NotDone(
             "a store at postgresql:// is backed up and restored with the engine's own means, such as pg_dump"
         )
     if path is None:
         raise NotDone(f"the store {config.store.url} is not in a file; this command needs sqlite:///")
     return path.resolve()
-
-
-def _is_postgres(config: Config) -> bool:
-    return config.store.url.startswith(POSTGRES_SCHEMES)
 
 
 @contextmanager
@@ -70,11 +50,11 @@ def command() -> None:
 
 
 @command.command()
-@_store_option
+@store_option
 def check(file: Path | None, url: str | None) -> int:
     """Read the whole store and say whether it is sound. Ends with 1 if not. The relay may be running."""
-    config = _config(file, url)
-    place, report = _check_postgres(config) if _is_postgres(config) else _check_sqlite(_path(config))
+    config = configured(file, url)
+    place, report = _check_postgres(config) if is_postgres(config) else _check_sqlite(_path(config))
     click.echo(f"store       {place}")
     click.echo(f"relay       {report.relay_id}, epoch {report.epoch}, schema {report.schema}")
     click.echo(f"messages    {report.messages} ({report.bytes} bytes) in {report.mailboxes} mailboxes")
@@ -127,12 +107,12 @@ def _check_postgres(config: Config) -> tuple[str, _Report]:
 @command.command()
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace DESTINATION if it exists.")
-@_store_option
+@store_option
 def backup(destination: Path, force: bool, file: Path | None, url: str | None) -> None:
     """Copy the store to the file DESTINATION and check the copy. The relay may be running."""
     from posthouse.store.sqlite.copies import back_up
 
-    path = _path(_config(file, url))
+    path = _path(configured(file, url))
     with _bar("copying") as show:
         report = back_up(path, destination.absolute(), force, show)
     click.echo(f"{report.messages} messages ({report.bytes} bytes) in {destination}")
@@ -140,7 +120,7 @@ def backup(destination: Path, force: bool, file: Path | None, url: str | None) -
 
 @command.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@_store_option
+@store_option
 def restore(source: Path, file: Path | None, url: str | None) -> None:
     """Put the backup SOURCE in the store's place. No relay may be running.
 
@@ -149,7 +129,7 @@ def restore(source: Path, file: Path | None, url: str | None) -> None:
     """
     from posthouse.store.sqlite.copies import restore as put_back
 
-    path = _path(_config(file, url))
+    path = _path(configured(file, url))
     with _bar("copying") as show:
         restored = put_back(source.absolute(), path, show)
     report = restored.report
@@ -160,58 +140,25 @@ def restore(source: Path, file: Path | None, url: str | None) -> None:
 
 @command.command()
 @click.argument("address")
-@_store_option
+@store_option
 def purge(address: str, file: Path | None, url: str | None) -> None:
     """Delete all messages that wait for ADDRESS, through the running relay if there is one."""
     try:
         canonical = canonical_address(address)
     except InvalidIdentity as error:
         raise NotDone(f"{address!r} is not an address: {error.what}") from None
-    config = _config(file, url)
-    socket = _control_socket(config)
+    config = configured(file, url)
+    socket = control_socket(config)
     if socket is None:
         count = _purge_here(config, b"a" + address_digest(canonical))
     else:
-        from posthouse.server.control import ask
-
-        answer = ask(socket, {"command": "purge", "address": canonical})
-        if not answer.get("ok"):
-            raise NotDone(f"the relay says: {answer.get('error')}")
-        count = answer["purged"]
+        count = ask_relay(socket, {"command": "purge", "address": canonical})["purged"]
     click.echo(f"{count} messages deleted")
-
-
-def _control_socket(config: Config) -> Path | None:
-    """Where the running relay takes commands; None if none runs."""
-    path = config.sqlite_path
-    if path is None:
-        if _is_postgres(config) and config.control_socket_path is None:
-            return None
-        if config.control_socket_path is None:
-            raise NotDone(
-                f"the store {config.store.url} lives in the relay; set server.control_socket to reach it"
-            )
-        return config.control_socket_path
-    from posthouse.store.locks import own_open, read_lease_holder
-
-    holder = read_lease_holder(path.absolute())
-    if holder is None:
-        lock = own_open(path.absolute())
-        if lock is not None:
-            lock.release()
-            return None
-        socket = config.control_socket_path
-        if socket is None or not socket.exists():
-            raise NotDone(f"a relay without a lease has {path} open; stop it first")
-        return socket
-    if holder.control_socket is None:
-        raise NotDone(f"the relay (process {holder.pid}) has no control socket; stop it first")
-    return Path(holder.control_socket)
 
 
 def _purge_here(config: Config, key: bytes) -> int:
     """Be the active process for as long as it takes. Returns the number of messages deleted."""
-    if _is_postgres(config):
+    if is_postgres(config):
         _be_alone(config)
         return _purge_as_active(config, key)
     from posthouse.store.locks import LeaseHolder, take_lease

@@ -22,6 +22,8 @@ from posthouse.server import unix_sockets
 MAX_LINE_BYTES: Final = 64 * 1024
 REQUEST_TIMEOUT_S: Final = 5.0
 COMMAND_TIMEOUT_S: Final = 60.0
+LAST_ANSWERS_S: Final = 1.0
+"""How long ``end`` waits for commands that are being done."""
 MAX_CALLERS: Final = 16
 _log = structlog.get_logger()
 
@@ -45,38 +47,55 @@ class ControlSocket:
         self._commands = commands
         self._server: asyncio.Server | None = None
         self._inode = 0
-        self._callers = 0
+        self._changing = asyncio.Lock()
+        """Opening takes a while: a close that is asked for meanwhile comes after it."""
+        self._conversations: set[asyncio.Task[None]] = set()
 
     async def open(self, *, in_place: bool = False) -> None:
         """Make the socket, in place of one that a dead process left. Raises ControlSocketError.
 
         ``in_place``: also of one that a process listens on. For the active member, whose socket it is by now.
         """
-        try:
-            listener = unix_sockets.listen(self.path, MAX_CALLERS, in_place=in_place)
-        except OSError as error:
-            raise ControlSocketError(
-                f"cannot make the control socket {self.path}: {_reason(error)}"
-            ) from None
-        self._inode = os.lstat(self.path).st_ino
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
+        async with self._changing:
+            try:
+                listener = unix_sockets.listen(self.path, MAX_CALLERS, in_place=in_place)
+            except OSError as error:
+                raise ControlSocketError(
+                    f"cannot make the control socket {self.path}: {_reason(error)}"
+                ) from None
+            self._inode = os.lstat(self.path).st_ino
+            self._server = await asyncio.start_unix_server(self._begin, sock=listener, limit=MAX_LINE_BYTES)
 
     async def close(self) -> None:
-        """Take no more commands and remove the socket, if it is still this one."""
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
-        try:
-            if os.lstat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
-        except OSError:
-            pass
+        """Take no more commands and remove the socket, if it is still this one. What was asked is still answered."""
+        async with self._changing:
+            if self._server is None:
+                return
+            self._server.close()
+            self._server = None
+            try:
+                if os.lstat(self.path).st_ino == self._inode:
+                    os.unlink(self.path)
+            except OSError:
+                pass
+
+    async def end(self) -> None:
+        """Close, and answer what was asked; what is not done soon is told that it may still be done."""
+        await self.close()
+        if self._conversations:
+            _, late = await asyncio.wait(self._conversations, timeout=LAST_ANSWERS_S)
+            for conversation in late:
+                conversation.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.create_task(self._serve(reader, writer))
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._callers += 1
         try:
-            if self._callers > MAX_CALLERS:
+            if len(self._conversations) > MAX_CALLERS:
                 answer: dict[str, Any] = {"ok": False, "error": "too many callers at a time"}
             else:
                 answer = await self._answer(reader)
@@ -86,7 +105,6 @@ class ControlSocket:
         except (OSError, TimeoutError):
             pass  # the caller has gone
         finally:
-            self._callers -= 1
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any]:
@@ -108,6 +126,8 @@ class ControlSocket:
                 return {"ok": True, **await command(request)}
         except PosthouseError as error:
             return {"ok": False, "error": str(error)}
+        except asyncio.CancelledError:
+            return {"ok": False, "error": "the relay ends; what was asked may still be done"}
         except TimeoutError:
             return {"ok": False, "error": f"no answer within {COMMAND_TIMEOUT_S:g} s; it may still be done"}
         except Exception:

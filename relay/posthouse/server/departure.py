@@ -21,6 +21,8 @@ EARLIEST_RETURN_MS: Final = 1000
 LATEST_RETURN_MS: Final = 5000
 """A relay that only restarts is back within seconds; more clients than a few come back over ``drain_s``."""
 LOOK_S: Final = 0.02
+HURRIED_S: Final = 0.5
+"""How long to wait for the store when everybody is sent away at once."""
 _log = structlog.get_logger()
 
 
@@ -37,22 +39,31 @@ class Departure:
         self._drain_s = drain_s
         self._patience_s = patience_s
         self._hurried = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None
+        """Of the wait for the store that is under way."""
 
     def hurry(self) -> None:
         """Send everybody away now."""
         self._hurried.set()
+        if self._limit is not None and not self._limit.expired():
+            soon = asyncio.get_running_loop().time() + HURRIED_S
+            self._limit.reschedule(min(soon, self._limit.when() or soon))
 
     async def settle(self) -> bool:
         """Have everything that waits committed and answered; False if the store did not take it in time."""
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(
+                HURRIED_S if self._hurried.is_set() else self._patience_s
+            ) as self._limit:
                 await self._engine.drain()
                 # Messages of mode live have no commit to wait for, but a time of their own.
                 while self._waits_for_results():  # noqa: ASYNC110 - the broker has no events
                     await asyncio.sleep(LOOK_S)
         except TimeoutError:
-            _log.error("stopping without the store: it did not take what waited", seconds=self._patience_s)
+            _log.error("stopping without the store: it did not take what waited")
             return False
+        finally:
+            self._limit = None
         # What the last commit answered goes out in the turn after it.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -15,7 +15,6 @@ nothing more leaves it; whoever runs the member then drops it.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,10 +25,10 @@ import structlog
 from posthouse.broker import Broker, BrokerSettings, Port
 from posthouse.broker.clock import LEAD_WORTH_A_WARNING_MS
 from posthouse.broker.directory import Read
-from posthouse.errors import PosthouseError
 from posthouse.exchange import Commands, Effects
 from posthouse.server.gate import Gate
 from posthouse.server.parting import answers_only, without_messages
+from posthouse.server.promotion import first_commit, raise_epoch
 from posthouse.server.turn import Turn
 from posthouse.store.interface import (
     FENCED,
@@ -37,7 +36,6 @@ from posthouse.store.interface import (
     Committed,
     Doubt,
     Fence,
-    Recovered,
     StoreUnavailable,
     Writer,
 )
@@ -50,7 +48,6 @@ AFTER_A_FAILURE_S: Final = 1.0
 """When the broker's timer fires again after a tick that failed."""
 CHECK_S: Final = 1.0
 """How often an idle broker in doubt has the store check its fence."""
-PROMOTION_TRIES: Final = 5
 DRAINED_AFTER_BATCHES: Final = 3
 """So many batches without a message hold all acks and marks that waited when a drain began."""
 T = TypeVar("T")
@@ -72,10 +69,6 @@ else:
 def wall_ms() -> int:
     """Milliseconds of the Unix epoch."""
     return int(time.time() * 1000)
-
-
-class NotPromoted(PosthouseError):
-    """The promotion does not count; the text says why."""
 
 
 class Authority(Protocol):
@@ -109,6 +102,8 @@ class Engine:
         """Of the last promotion here; 0 before."""
         self.fenced = False
         """The broker was fenced: it is to be dropped."""
+        self.times_fenced = 0
+        """How often that happened to a broker of this process."""
         self.store_healthy = True
         """False from a commit that failed to the next that succeeds."""
         self.on_commit: Callable[[float], None] = lambda seconds: None
@@ -159,15 +154,11 @@ class Engine:
         Raises NotPromoted if the lease was not held to the end, StoreUnavailable if the store cannot write.
         """
         assert self._broker is None, "a broker runs already"
-        recovered = await self._raise_epoch(transitions)
-        broker = Broker(self._settings, recovered, self._threads.durable, boot_s(), wall_ms())
-        batch = broker.next_batch()
-        assert batch is not None, "the first batch reserves sequence numbers"
+        ask = self._on_writer
+        recovered = await raise_epoch(ask, lambda: self.authority.holds(boot_s()), transitions)
         fence = recovered.fence
-        outcome = await self._on_writer(lambda writer: writer.commit(batch, fence))
-        if not isinstance(outcome, Committed):
-            raise NotPromoted(f"the first commit of the promotion was {outcome.value}")
-        broker.committed(outcome, boot_s(), wall_ms())
+        broker = Broker(self._settings, recovered, self._threads.durable, boot_s(), wall_ms())
+        broker.committed(await first_commit(ask, broker, fence), boot_s(), wall_ms())
         self.epoch = fence.epoch
         self.store_healthy = True
         self.fenced = False
@@ -176,18 +167,6 @@ class Engine:
         self._broker = broker
         now = boot_s()
         self._set_timer(broker.next_deadline(now), now)
-
-    async def _raise_epoch(self, transitions: int) -> Recovered:
-        for _ in range(PROMOTION_TRIES):
-            seen = await self._on_writer(lambda writer: writer.fence())
-            # Asked after the fence was read: who stalls here finds another fence than the one it has seen.
-            if not self.authority.holds(boot_s()):
-                raise NotPromoted("the lease was not held to the end of the promotion")
-            recovered = await self._on_writer(partial(_promote, seen, transitions, secrets.token_bytes(16)))
-            if recovered is not None:
-                return recovered
-            _log.warning("the store's epoch was raised by somebody else: once more")
-        raise NotPromoted("the store is promoted by others again and again")
 
     async def _on_writer(self, work: Callable[[Writer], T]) -> T:
         done: asyncio.Future[T] = self._loop.create_future()
@@ -429,7 +408,7 @@ class Engine:
 
     def _fenced(self) -> None:
         _log.error("fenced: another promotion owns the store", epoch=self.epoch)
-        self.broker.counters.fenced += 1
+        self.times_fenced += 1
         self.fenced = True
         self._stop_timers()
         self._wake_drain()
@@ -490,7 +469,3 @@ class Engine:
         """Drop the broker and close the store. Nothing is answered any more."""
         self.drop()
         await self._loop.run_in_executor(None, self._threads.close)
-
-
-def _promote(seen: Fence, transitions: int, token: bytes, writer: Writer) -> Recovered | None:
-    return writer.promote(seen, max(seen.epoch + 1, transitions), token)

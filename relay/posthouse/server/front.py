@@ -235,8 +235,12 @@ class Front:
         for client in self.clients():
             if client.conversation.phase is Phase.OPEN:
                 open_ones.append(client)
-            else:
+                continue
+            try:
                 client.conversation.activated(now)
+            except Exception as failure:
+                self._failed(client, failure)
+            else:
                 self.mark(client)
         if epoch != self._told_epoch:
             self._told_epoch = epoch

@@ -119,6 +119,9 @@ def _of_this_member(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("posthouse_epoch", "Epoch of the active instance.", snapshot.epoch)
     yield _gauge("posthouse_ready", "1 while /readyz answers 200.", snapshot.not_ready is None)
     yield _gauge("posthouse_store_healthy", "1 while the store takes writes.", snapshot.store_healthy)
+    yield _counter(
+        "posthouse_fenced", "Batches refused because another promotion came.", snapshot.times_fenced
+    )
     yield _gauge("posthouse_store_messages", "Messages in the store.", snapshot.store_messages)
     yield _gauge("posthouse_store_bytes", "Bytes of ciphertext in the store.", snapshot.store_bytes)
     if snapshot.disk_free_bytes is not None:
@@ -189,7 +192,6 @@ def _of_the_broker(counters: Counters) -> Iterator[Metric]:
     yield _counter(
         "posthouse_store_failures", "Batches that the store did not take.", counters.store_failures
     )
-    yield _counter("posthouse_fenced", "Batches refused because another promotion came.", counters.fenced)
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

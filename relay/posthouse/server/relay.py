@@ -216,7 +216,7 @@ class Relay:
         self._open.push_async_callback(cluster.close)
         cluster.role_changed = self._role_changed
         if control is not None:
-            self._open.push_async_callback(control.close)
+            self._open.push_async_callback(control.end)
             if own:
                 await control.open()
         await cluster.start()
@@ -303,6 +303,7 @@ class Relay:
             store_url=hidden_password(self._config.store.url),
             store_durable=self._store.durable,
             store_healthy=self._engine.store_healthy,
+            times_fenced=self._engine.times_fenced,
             store_messages=total.count,
             store_bytes=total.bytes,
             disk_free_bytes=self._floor.free_bytes,
@@ -332,6 +333,7 @@ class Relay:
         """Make a stop that is under way quick."""
         if self._departure is not None:
             self._departure.hurry()
+            self._cluster.hurry()
 
     async def stop(self) -> bool:
         """Hand over or answer everything, send the clients away, and let go of the store.
@@ -376,8 +378,8 @@ class Relay:
         await departure.wait_until_gone(PEERS_PATIENCE_S)
         if answered:
             # Acks that came while they left.
-            await departure.settle()
-        await self._cluster.leave(STOPPING)
+            answered = await departure.settle()
+        await self._cluster.leave(STOPPING, graceful=answered)
 
     async def _stop_among_others(self, departure: Departure) -> None:
         """The broker goes first, then the clients, who are served by the next one until they go."""

@@ -36,6 +36,8 @@ class Snapshot:
     """Without passwords."""
     store_durable: bool
     store_healthy: bool
+    times_fenced: int
+    """How often another promotion ended a broker of this process."""
     store_messages: int
     store_bytes: int
     disk_free_bytes: int | None

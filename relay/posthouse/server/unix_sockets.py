@@ -99,6 +99,28 @@ def stranger(sock: HasOptions) -> int | None:
     return None if uid in (0, os.geteuid()) else uid
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file there is under this name, for as long as somebody has it; None if there is none that can be seen."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_dead(path: Path) -> bool:
+    """Whether it is a socket on which no process listens. Raises OSError if that cannot be told."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    try:
+        connect(str(path)).close()
+    except ConnectionRefusedError:
+        return True  # its process is gone
+    except BlockingIOError:
+        pass  # it is only busy
+    return False
+
+
 def _check_folder(folder: int) -> None:
     found = os.fstat(folder)
     if found.st_uid not in (0, os.geteuid()):
@@ -114,12 +136,5 @@ def _make_room(path: Path, in_place: bool) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(0, "there is something else")
-    if in_place:
-        return
-    try:
-        connect(str(path)).close()
-    except ConnectionRefusedError:
-        return  # its process is gone
-    except BlockingIOError:
-        pass  # it is only busy
-    raise FileExistsError(0, "another process listens there")
+    if not in_place and not is_dead(path):
+        raise FileExistsError(0, "another process listens there")

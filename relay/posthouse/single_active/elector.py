@@ -21,7 +21,8 @@ Rules behind this: clocks of two members are never compared. One request is unde
 from when its request was sent. A conflict, or a claim without an answer, means: read, and compare (the write may
 have been ours). A follower that could not reach the lease, or did not run itself, counts anew from its first good
 read, so that an outage of the lease alone changes nothing. After a loss or a release it does not claim before the
-caller says by ``follow`` that its work has stopped.
+caller says by ``follow`` that its work has stopped; what the watch sees meanwhile it still takes note of, for a member
+that ends has clients to be served by the next one.
 
 Source: docs/single-active.md.
 """
@@ -137,7 +138,7 @@ class Elector:
         """The watch has seen a record. It may be late: it is never taken as proof that the lease is ours or lost."""
         self._enter(now)
         mine = record is not None and record.holder == self._me.id
-        if self.state is State.FOLLOWING and not mine:
+        if self.state in (State.FOLLOWING, State.RELEASED) and not mine:
             self._see(now, record)
             self._next_at = min(self._next_at, now)
         elif self.state is State.FOLLOWING or not (mine or record == self.record):

@@ -142,14 +142,16 @@ class Member:
             self._drain(Event.HAND_OVER, reason, graceful=True)
         return self._take(now, [])
 
-    def leave(self, now: float, reason: str, successor: str = "") -> Sequence[MemberOutput]:
-        """End for good; hand over before that if need be."""
+    def leave(
+        self, now: float, reason: str, successor: str = "", *, graceful: bool = True
+    ) -> Sequence[MemberOutput]:
+        """End for good; hand over before that if need be. ``graceful``: as of ``StopWork``; may be said again."""
         self._leaving = True
         if self.role in (Role.STARTING, Role.STANDBY):
             return self._take(now, self.elector.release(now))
         self._successor = self._successor or successor
         if self.role is not Role.STOPPED:
-            self._drain(Event.HAND_OVER, reason, graceful=True)
+            self._drain(Event.HAND_OVER, reason, graceful=graceful)
         return self._take(now, [])
 
     def stopped(self, now: float) -> Sequence[MemberOutput]:

@@ -1,7 +1,8 @@
 """Runs a machine of the election over a lease: brings it real time, sends its requests, watches.
 
 A thin shell: everything that is decided is decided by the machine (an ``Elector`` or a ``Member``). What it gives out
-besides requests goes to ``on_output``, in order, on the event loop.
+besides requests goes to ``on_output``, in order, on the event loop. A failure there, in the machine or in the lease is
+logged and ends nothing: the machine is called again at its next deadline.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from posthouse.single_active.outputs import Answer, Machine, Read, Refusal, Requ
 LONGEST_SLEEP_S: Final = 1.0
 """The loop's timers stand still while the machine is suspended; its clock does not."""
 WATCH_AGAIN_S: Final = 0.5
+AFTER_A_FAILURE_S: Final = 0.5
+"""How soon a machine that failed is called again, if its deadline is over already."""
 M = TypeVar("M", bound=Machine)
 _log = structlog.get_logger()
 
@@ -64,17 +67,19 @@ class Runner(Generic[M]):
         if self._telling or self._closed:
             return
         self._telling = True
-        try:
-            while self._calls and not self._closed:
-                for output in self._calls.popleft()(self.machine, self._clock()):
-                    if isinstance(output, Read | Write):
-                        self._run(self._request(output))
-                    else:
-                        self._on_output(output)
-        finally:
-            self._telling = False
+        pause_s = 0.0
+        while self._calls and not self._closed:
+            try:
+                outputs = self._calls.popleft()(self.machine, self._clock())
+            except Exception:
+                _log.exception("the election failed")
+                pause_s = AFTER_A_FAILURE_S
+                continue
+            for output in outputs:
+                self._pass_on(output)
+        self._telling = False
         if not self._closed:
-            self._set_timer()
+            self._set_timer(pause_s)
 
     async def close(self) -> None:
         """End all tasks. The lease is left as it is: release it before."""
@@ -87,16 +92,25 @@ class Runner(Generic[M]):
 
     # --- steps
 
+    def _pass_on(self, output: Struct) -> None:
+        if isinstance(output, Read | Write):
+            self._run(self._request(output))
+            return
+        try:
+            self._on_output(output)
+        except Exception:
+            _log.exception("what the election asked for failed", asked=type(output).__name__)
+
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, at_least_s: float = 0.0) -> None:
         if self._timer is not None:
             self._timer.cancel()
         delay = self.machine.next_deadline() - self._clock()
-        self._timer = self._loop.call_later(max(0.0, min(delay, LONGEST_SLEEP_S)), self._wake)
+        self._timer = self._loop.call_later(max(at_least_s, min(delay, LONGEST_SLEEP_S)), self._wake)
 
     def _wake(self) -> None:
         if self._clock() >= self.machine.next_deadline():
@@ -117,6 +131,9 @@ class Runner(Generic[M]):
         except (LeaseUnavailable, TimeoutError) as error:
             _log.warning("lease request failed", error=str(error) or "no answer in time")
             answer = Refusal.FAILED
+        except Exception:
+            _log.exception("lease request failed")
+            answer = Refusal.FAILED
         self.tell(lambda machine, now: machine.answered(now, request.id, answer))
 
     async def _watch(self) -> None:
@@ -127,6 +144,9 @@ class Runner(Generic[M]):
                         self._see(record)
             except LeaseUnavailable as error:
                 _log.warning("lease watch broke", error=str(error))
+                self.tell(lambda machine, now: machine.unwatched(now))
+            except Exception:
+                _log.exception("lease watch broke")
                 self.tell(lambda machine, now: machine.unwatched(now))
             await asyncio.sleep(WATCH_AGAIN_S)
 

@@ -33,7 +33,7 @@ class ActiveWork:
     ) -> None:
         """``control``: the socket that belongs to the active member."""
         self.successor = ""
-        """Peer address of the member that is handed over to; empty if nobody is named."""
+        """Peer address of the member that this term is handed over to; empty if nobody is named."""
         self._engine = engine
         self._switch = switch
         self._host = host
@@ -49,7 +49,6 @@ class ActiveWork:
 
     def begin(self, before: Record | None) -> None:
         """The broker is promoted: serve."""
-        self.successor = ""
         if before is not None:
             self._host.last_handover = self._handover(before)
         self._switch.to_local()
@@ -65,11 +64,14 @@ class ActiveWork:
         self._switch.close_local()
 
     def end(self, reason: str) -> None:
-        """The broker is about to be dropped: part from it."""
-        self._host.cease(reason, self.successor)
-        self._switch.leave_local(reason)
+        """The broker is about to be dropped: part from it. What fails for others does not fail for our own front."""
+        try:
+            self._host.cease(reason, self.successor)
+        except Exception:
+            _log.exception("parting from other members' fronts failed")
         if self._control is not None:
             self._socket = asyncio.create_task(self._control.close())
+        self._switch.leave_local(reason)
 
     def _handover(self, before: Record) -> Handover:
         left_at = self._switch.left_at

@@ -39,7 +39,7 @@ from posthouse.single_active.roles import Role
 from posthouse.store.interface import Store
 
 STORE_PATIENCE_S: Final = 2.0
-"""How long a hand-over waits for the store, beyond the time that a commit may take."""
+"""How long a promotion or a hand-over waits for the store, beyond the time that a commit may take."""
 HANDOVER_S: Final = 10.0
 """How long ``promote`` waits until another member is active."""
 ACKS_S: Final = 2.0
@@ -114,6 +114,7 @@ class Cluster:
         self._fenced = store.durable
         self._on_stuck = on_stuck
         self._membership: Membership | None = None
+        self._leaving = False
 
     # --- questions
 
@@ -170,7 +171,7 @@ class Cluster:
             timing,
             fenced=self._fenced,
             jitter=random.random(),
-            drain_patience_s=self._config.store.commit_timeout_s + STORE_PATIENCE_S,
+            store_patience_s=self._config.store.commit_timeout_s + STORE_PATIENCE_S,
             on_role=self._role_changed,
             on_record=self._follow,
             on_stuck=self._on_stuck,
@@ -195,16 +196,20 @@ class Cluster:
         """Whether this member is active and another could take over."""
         return self.role in AT_WORK and bool(self._host.ready())
 
-    async def leave(self, reason: str) -> None:
+    async def leave(self, reason: str, *, graceful: bool = True) -> None:
         """Give the lease up for good; hand over first if this member is active.
 
-        Then the own clients are served elsewhere, if the successor begins within some seconds.
+        Then the own clients are served elsewhere, if the successor begins within some seconds. Without ``graceful``
+        the store is not waited for.
         """
         if self._membership is None:
             return
-        hands_over = self.can_hand_over
-        successor, self._work.successor = next(iter(self._host.ready()), ("", ""))
-        self._membership.leave(reason, successor)
+        hands_over = self.can_hand_over or (self.role is Role.DRAINING and bool(self._work.successor))
+        successor = ""
+        if not self._work.successor:  # a hand-over that is under way has named one
+            successor, self._work.successor = next(iter(self._host.ready()), ("", ""))
+        self._leaving = True
+        self._membership.leave(reason, successor, graceful=graceful)
         await self._membership.left.wait()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SUCCESSOR_S
@@ -212,6 +217,11 @@ class Cluster:
             if self._switch.remote is not None:
                 return
             await asyncio.sleep(LOOK_S)
+
+    def hurry(self) -> None:
+        """Leave without waiting for the store any longer, if leaving has begun."""
+        if self._leaving and self._membership is not None:
+            self._membership.leave("hurried", graceful=False)
 
     async def acks_confirmed(self) -> None:
         """Wait until no ack of our clients could be undone by the loss of the active member, or some seconds."""
@@ -303,6 +313,8 @@ class Cluster:
             self._following.tell()
 
     def _role_changed(self, role: Role) -> None:
+        if role is Role.PROMOTING:
+            self._work.successor = ""  # that of the term before
         self._report_again()
         self._host.announce()
         self.role_changed()

@@ -8,6 +8,7 @@ from typing import Final
 
 from posthouse.errors import PosthouseError
 from posthouse.link import frames
+from posthouse.link.talk import SILENCE_S, SILENT
 from posthouse.server.cluster.switch import Switch
 from posthouse.server.peers import Link
 
@@ -84,7 +85,7 @@ class Following:
             if not waiting.done():
                 waiting.set_result("the link to the active member was lost")
         self._answers.clear()
-        self._switch.leave_remote(f"link lost: {why}")
+        self._switch.leave_remote(f"link lost: {why}", ago_s=SILENCE_S if why == SILENT else 0.0)
         self._on_ended("")
 
     # --- what we say
@@ -99,11 +100,14 @@ class Following:
         if self._link is None:
             raise NotAsked("there is no link to an active member")
         self._asked += 1
-        answer = self._answers[self._asked] = asyncio.get_running_loop().create_future()
-        self._link.send(frames.Ask(self._asked, successor))
+        number = self._asked
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        self._link.send(frames.Ask(number, successor))
         try:
             error = await asyncio.wait_for(answer, ANSWER_S)
         except TimeoutError:
             raise NotAsked("the active member does not answer") from None
+        finally:
+            self._answers.pop(number, None)
         if error is not None:
             raise NotAsked(error)

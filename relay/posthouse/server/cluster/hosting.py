@@ -16,6 +16,7 @@ from posthouse.broker import Port
 from posthouse.exchange import Effects
 from posthouse.link import frames
 from posthouse.link.frames import Handover, MemberState
+from posthouse.server.cluster.effect_pieces import in_pieces
 from posthouse.server.engine import Engine
 from posthouse.server.peers import Link
 
@@ -62,11 +63,11 @@ class HostedFront:
 
     def lost(self, why: str) -> None:
         """The link has ended: its sessions come back over another, or at another broker."""
+        port, self._port = self._port, None
         self._host.left(self)
-        if self._port is not None:
-            self._engine.close_port(self._port)
-            self._port = None
         self._link = None
+        if port is not None:
+            self._engine.close_port(port)
 
     # --- what the broker says
 
@@ -87,21 +88,26 @@ class HostedFront:
 
     def end(self) -> None:
         """The broker ends: send what it still has."""
-        if self._port is not None:
-            self._send(self._engine.farewell(self._port))
-            self._port = None
-            self._told = 0
+        port, self._port = self._port, None
+        if port is not None:
+            self._send(port, self._engine.farewell(port))
+        self._told = 0
 
     def confirm(self) -> None:
         """Say what has become certain since the last frame."""
         if self._port is not None and self._engine.confirmed(self._port) > self._told:
-            self._send([])
+            self._send(self._port, [])
+
+    def cut(self, why: str) -> None:
+        """End the link: the front goes on from what it has heard."""
+        if self._link is not None:
+            self._link.close(why)
 
     # --- steps
 
     def _commands(self, frame: frames.Commands) -> None:
         host, engine = self._host, self._engine
-        if not host.serving or frame.epoch != engine.epoch:
+        if not host.taking or frame.epoch != engine.epoch:
             return
         if self._port is None:
             self._port = engine.open_port(self._wake)
@@ -109,7 +115,7 @@ class HostedFront:
         if failures:
             for _, error in failures:
                 _log.error("session failed", member=self.member, exc_info=error)
-            self._send([], [number for number, _ in failures])
+            self._send(self._port, [], [number for number, _ in failures])
 
     def _wake(self) -> None:
         if not self._flush_soon:
@@ -121,16 +127,23 @@ class HostedFront:
         if self._port is not None:
             effects = self._engine.take_effects(self._port)
             if effects:
-                self._send(effects)
+                self._send(self._port, effects)
 
-    def _send(self, effects: Effects, failed: list[int] | None = None) -> None:
-        link, port = self._link, self._port
-        if link is None or port is None:
+    def _send(self, port: Port, effects: Effects, failed: list[int] | None = None) -> None:
+        """Send it in as many frames as it takes. What is not sent is lost to this link, which must not go on then."""
+        link, epoch = self._link, self._engine.epoch
+        if link is None:
             return
-        self._told = self._engine.confirmed(port)
-        link.send(frames.Effects(self._engine.epoch, effects, self._told, failed or []))
-        if link.unsent_bytes > MOST_UNSENT_BYTES:
-            link.close("too slow")
+        try:
+            self._told = self._engine.confirmed(port)
+            for piece in in_pieces(effects):
+                link.send(frames.Effects(epoch, piece, self._told, failed or []))
+                if link.unsent_bytes > MOST_UNSENT_BYTES:
+                    self.cut("too slow")
+                    return
+        except Exception as error:
+            _log.error("effects cannot be sent", member=link.member, exc_info=error)
+            self.cut("what was to be sent cannot be")
 
 
 class Host:
@@ -148,11 +161,12 @@ class Host:
         self.engine = engine
         self.on_ask = on_ask
         self.serving = False
+        """Whether there is a broker, as others are told."""
+        self.taking = False
+        """Whether it takes commands."""
         self.last_handover: Handover | None = None
         self._me = me
         self._on_change = on_change
-        self._reason = ""
-        self._successor = ""
         self._fronts: list[HostedFront] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -162,41 +176,33 @@ class Host:
 
     def serve(self) -> None:
         """The broker takes commands."""
-        self.serving = True
-        self._reason = self._successor = ""
+        self.serving = self.taking = True
         self.announce()
         self._confirm()
 
     def pause(self) -> None:
-        """The broker takes no commands any more; what it has goes on."""
-        self.serving = False
+        """The broker takes no commands any more; what it has goes on, and nobody is told before it ends."""
+        self.taking = False
 
     def cease(self, reason: str, successor: str) -> None:
-        """The broker ends: tell its last words, why, and where the next one will be. Call it before the drop."""
-        self.serving = False
-        self._reason, self._successor = reason, successor
-        for front in list(self._fronts):
-            front.end()
-        self.announce()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """The broker ends: tell its last words, why, and where the next one will be. Call it before the drop.
+
+        Nothing that fails for one front keeps another from hearing.
+        """
+        self.stop()
+        self.serving = self.taking = False
+        self._each(HostedFront.end)
+        # Told once: who comes later was not served here, and finds the next one by the lease.
+        self._announce(reason, successor)
 
     def announce(self) -> None:
         """Tell all how things stand."""
-        standing = self.standing()
-        for front in list(self._fronts):
-            front.tell(standing)
+        self._announce("", "")
 
-    def standing(self) -> frames.Standing:
+    def standing(self, reason: str = "", successor: str = "") -> frames.Standing:
         """How things stand."""
         return frames.Standing(
-            self.serving,
-            self.engine.epoch,
-            self.members(),
-            self.last_handover,
-            self._reason,
-            self._successor,
+            self.serving, self.engine.epoch, self.members(), self.last_handover, reason, successor
         )
 
     def members(self) -> list[MemberState]:
@@ -230,7 +236,19 @@ class Host:
             self._timer.cancel()
             self._timer = None
 
+    def _announce(self, reason: str, successor: str) -> None:
+        standing = self.standing(reason, successor)
+        self._each(lambda front: front.tell(standing))
+
     def _confirm(self) -> None:
-        for front in self._fronts:
-            front.confirm()
+        self._each(HostedFront.confirm)
         self._timer = asyncio.get_running_loop().call_later(CONFIRM_S, self._confirm)
+
+    def _each(self, do: Callable[[HostedFront], None]) -> None:
+        """Do it for every front, whatever becomes of another."""
+        for front in list(self._fronts):
+            try:
+                do(front)
+            except Exception as error:
+                _log.error("a member could not be told", member=front.member, exc_info=error)
+                front.cut("what was to be told cannot be")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ from typing import Final, Literal
 from posthouse.config import Config
 from posthouse.config.forms import split_host_port
 from posthouse.errors import PosthouseError
+from posthouse.server import unix_sockets
 from posthouse.single_active.leases.file import FileLease
 from posthouse.single_active.leases.interface import Lease
 from posthouse.single_active.leases.none import NoneLease
@@ -25,14 +27,15 @@ Kind = Literal["none", "file", "store"]
 
 
 class NoPlaceForSockets(PosthouseError):
-    """The runtime folder for Unix sockets is not ours alone."""
+    """The runtime folder for Unix sockets is not ours alone, or cannot be made."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(folder, reason)
         self.folder = folder
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.folder} is not a folder of this user alone; set peer.listen"
+        return f"no place for the sockets of members: {self.folder}: {self.reason}; set peer.listen"
 
 
 def kind_of(config: Config) -> Kind:
@@ -99,21 +102,21 @@ def peer_address(config: Config, listening: str) -> str:
 
 def remove_dead(folder: Path, prefix: str) -> None:
     """Remove the sockets of members that have ended without doing so."""
-    for path in folder.glob(f"{prefix}*.sock"):
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
+    for path in folder.glob(f"{glob.escape(prefix)}*.sock"):
+        with suppress(OSError):
+            if unix_sockets.is_dead(path):
                 path.unlink()
 
 
 def _runtime_folder() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "posthouse" if base else Path(tempfile.gettempdir()) / f"posthouse-{os.geteuid()}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise NoPlaceForSockets(folder, (error.strerror or str(error)).lower()) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise NoPlaceForSockets(folder)
+        raise NoPlaceForSockets(folder, "not a folder of this user alone")
     return folder

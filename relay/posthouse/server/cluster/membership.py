@@ -1,7 +1,8 @@
 """This process as a member: carries out what the election asks for, in the order that it asks for it.
 
 The election (`single_active`) decides; here the broker is promoted, ended and dropped, and the lease's driver hears of
-it. A change of the active costs nobody a connection: the front's upstream is switched, never closed.
+it. A change of the active costs nobody a connection: the front's upstream is switched, never closed. Whatever fails or
+hangs on the way, the election hears of it, and another member can take over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import Struct
 
-from posthouse.server.engine import Engine, NotPromoted, boot_s
+from posthouse.errors import PosthouseError
+from posthouse.server.engine import Engine, boot_s
+from posthouse.server.promotion import NotPromoted
 from posthouse.single_active.elector import Candidate, Elector
 from posthouse.single_active.leases.interface import Lease, Record
 from posthouse.single_active.member import Member, Promote, RoleChanged, StopWork
@@ -21,7 +24,6 @@ from posthouse.single_active.outputs import Became, Observed
 from posthouse.single_active.roles import Role
 from posthouse.single_active.runner import Runner
 from posthouse.single_active.timing import Timing
-from posthouse.store.interface import StoreUnavailable
 
 RETRY_S: Final = 0.5
 """How long not to claim after a promotion that failed, or after handing over."""
@@ -56,12 +58,13 @@ class Membership:
         *,
         fenced: bool,
         jitter: float,
-        drain_patience_s: float,
+        store_patience_s: float,
         on_role: Callable[[Role], None],
         on_record: Callable[[], None],
         on_stuck: Callable[[], None],
     ) -> None:
-        """``fenced``: the store checks every commit. ``drain_patience_s``: how long a hand-over waits for the store.
+        """``fenced``: the store checks every commit. ``store_patience_s``: how long a promotion, or a hand-over, waits
+        for the store.
 
         ``on_record``: the lease shows something new. ``on_stuck``: the store's writer hangs; end the process.
         """
@@ -73,7 +76,7 @@ class Membership:
         self._engine = engine
         self._work = work
         self._lease = lease
-        self._drain_patience_s = drain_patience_s
+        self._store_patience_s = store_patience_s
         self._on_role = on_role
         self._on_record = on_record
         self._on_stuck = on_stuck
@@ -91,6 +94,8 @@ class Membership:
         self._dead = ""
         """Id of a member that is known to have ended."""
         self._task: asyncio.Task[None] | None = None
+        self._dropped = False
+        """There was a broker since the last promotion began, and it is no more."""
 
     # --- questions
 
@@ -114,9 +119,9 @@ class Membership:
         """Let another member be active. Passed over when this one is not."""
         self._runner.tell(lambda member, now: member.hand_over(now, reason, successor))
 
-    def leave(self, reason: str, successor: str = "") -> None:
-        """Give it up for good; ``left`` says when that is done."""
-        self._runner.tell(lambda member, now: member.leave(now, reason, successor))
+    def leave(self, reason: str, successor: str = "", *, graceful: bool = True) -> None:
+        """Give it up for good; ``left`` says when that is done. Without ``graceful``, also said later, by no drain."""
+        self._runner.tell(lambda member, now: member.leave(now, reason, successor, graceful=graceful))
 
     def fenced(self) -> None:
         """The store refused a commit."""
@@ -183,20 +188,36 @@ class Membership:
     # --- promotion
 
     async def _promote(self, transitions: int) -> None:
+        self._dropped = False
         try:
-            await self._engine.promote(transitions)
-        except (NotPromoted, StoreUnavailable) as error:
-            _log.error("promotion failed", reason=str(error))
-            self._settle(error)
-            reason = str(error)
-            self._runner.tell(lambda member, now: member.promotion_failed(now, reason))
+            async with asyncio.timeout(self._store_patience_s):
+                await self._engine.promote(transitions)
+        except Exception as failure:
+            self._not_promoted(failure)
             return
         self._runner.tell(lambda member, now: member.promoted(now))
-        if self.role is Role.ACTIVE:
-            _log.info("promoted", epoch=self._engine.epoch, relay=self._engine.relay_id)
-            before, self._seen = self._seen, None
+        if self.role is not Role.ACTIVE:
+            return
+        _log.info("promoted", epoch=self._engine.epoch, relay=self._engine.relay_id)
+        before, self._seen = self._seen, None
+        try:
             self._work.begin(before)
-            self._settle()
+        except Exception:
+            _log.exception("the broker was promoted, but could not begin")
+            self.hand_over("could not begin")
+        self._settle()
+
+    def _not_promoted(self, failure: Exception) -> None:
+        error: PosthouseError
+        if isinstance(failure, PosthouseError):
+            error = failure
+        elif isinstance(failure, TimeoutError):
+            error = NotPromoted(f"the store did not answer within {self._store_patience_s:g} s")
+        else:
+            error = NotPromoted(f"the promotion failed: {failure!r}")
+        _log.error("promotion failed", reason=str(error), exc_info=None if error is failure else failure)
+        self._settle(error)
+        self._runner.tell(lambda member, now: member.promotion_failed(now, str(error)))
 
     def _settle(self, error: Exception | None = None) -> None:
         if self.settled.done():
@@ -205,29 +226,55 @@ class Membership:
             self.settled.set_result(None)
         else:
             self.settled.set_exception(error)
+            self.settled.exception()  # it has been logged, whether or not somebody waits for it
 
     # --- the end of a broker
 
     def _stop_work(self, asked: StopWork) -> None:
-        if asked.graceful and self._engine.active and not self._engine.fenced:
-            self._work.close(asked.reason)
+        if not self._engine.active:
+            self._replace(self._see_writer_end() if self._dropped else self._give_promotion_up())
+        elif asked.graceful and not self._engine.fenced:
+            try:
+                self._work.close(asked.reason)
+            except Exception:
+                _log.exception("closing the broker failed")
             self._replace(self._drain(asked.reason))
-            return
-        self._drop(asked.reason)
-        self._replace(self._see_writer_end())
+        else:
+            self._drop(asked.reason)
+            self._replace(self._see_writer_end())
 
-    async def _drain(self, reason: str) -> None:
-        try:
-            async with asyncio.timeout(self._drain_patience_s):
-                await self._engine.drain()
-        except TimeoutError:
-            _log.error("handing over without the store: it did not take what waited")
-        self._drop(reason)
+    async def _give_promotion_up(self) -> None:
+        """What the writer is still at, for a promotion that ends, promises nothing: the next one's fence is another."""
+        if not await self._engine.writer_is_idle(WRITER_PATIENCE_S):
+            _log.warning("the store has not answered yet: the lease is given up all the same")
         self._stopped()
 
+    async def _drain(self, reason: str) -> None:
+        drained = False
+        try:
+            async with asyncio.timeout(self._store_patience_s):
+                await self._engine.drain()
+                drained = self._engine.store_healthy
+        except TimeoutError:
+            _log.error("handing over without the store: it did not take what waited")
+        except Exception:
+            _log.exception("draining the broker failed")
+        self._drop(reason)
+        if drained:
+            self._stopped()
+        else:
+            await self._see_writer_end()
+
     def _drop(self, reason: str) -> None:
-        if self._engine.active:
+        if not self._engine.active:
+            return
+        self._dropped = True
+        try:
             self._work.end(reason)
+        except Exception:
+            _log.exception("the front cannot part from its broker: this process ends")
+            self._on_stuck()
+        finally:
             self._engine.drop()
 
     async def _see_writer_end(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,13 @@ class PeerListener:
         self._half_open: set[PeerConnection] = set()
         self._links: dict[str, PeerConnection] = {}
         self._servers: list[asyncio.Server] = []
-        self._inode = 0
+        self._open = False
+        self._file: tuple[int, int] | None = None
+        """Which file the Unix socket is."""
+        self._again: asyncio.Task[None] | None = None
+        """Listens anew."""
+        self._told = ""
+        """Why that failed, as it was logged last: what stays is logged once."""
 
     @property
     def address(self) -> PeerAddress:
@@ -55,21 +60,38 @@ class PeerListener:
 
     async def open(self) -> None:
         """Begin to accept; a Unix socket of a dead process is replaced. Raises CannotListen."""
-        loop = asyncio.get_running_loop()
         for listener in self._bind():
-            self._servers.append(await loop.create_server(self._accept, sock=listener, backlog=MAX_LINKS))
+            self._servers.append(await self._serve(listener))
+        self._open = True
+
+    def look(self) -> None:
+        """Listen anew if the Unix socket was removed, as those do who clean /tmp; for a timer. Links go on.
+
+        Returns at once. What prevents it is logged, and tried again with the next call.
+        """
+        if not self._open or self._address.path is None or self._again is not None:
+            return
+        if unix_sockets.identity(Path(self._address.path)) == self._file:
+            return
+        try:
+            (listener,) = self._bind()
+        except CannotListen as error:
+            if self._told != error.reason:
+                self._told = error.reason
+                _log.error("members cannot reach this one", address=str(self._address), reason=error.reason)
+            return
+        self._told = ""
+        _log.warning("the socket for members was gone: listening anew", address=str(self._address))
+        self._again = asyncio.create_task(self._listen_again(listener))
 
     def close(self) -> None:
         """Accept no more, remove the Unix socket if it is still this one, and end all links."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        self._open = False
+        self._stop_servers()
         if self._address.path is not None:
-            try:
-                if os.lstat(self._address.path).st_ino == self._inode:
-                    os.unlink(self._address.path)
-            except OSError:
-                pass  # somebody has removed it
+            path = Path(self._address.path)
+            if self._file is not None and unix_sockets.identity(path) == self._file:
+                path.unlink(missing_ok=True)
         for connection in [*self._half_open, *self._links.values()]:
             connection.end("this member accepts no links any more")
 
@@ -105,7 +127,7 @@ class PeerListener:
                 path = Path(self._address.path)
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 listener = unix_sockets.listen(path, MAX_LINKS)
-                self._inode = os.lstat(self._address.path).st_ino
+                self._file = unix_sockets.identity(path)
             except OSError as error:
                 raise CannotListen(str(self._address), reason(error)) from None
             return [listener]
@@ -114,6 +136,25 @@ class PeerListener:
         listeners = bind(str(self._address), backlog=MAX_LINKS)
         self._address = replace(self._address, port=listeners[0].getsockname()[1])
         return listeners
+
+    async def _serve(self, listener: socket.socket) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(self._accept, sock=listener, backlog=MAX_LINKS)
+
+    async def _listen_again(self, listener: socket.socket) -> None:
+        self._stop_servers()  # nobody can reach the old socket
+        try:
+            server = await self._serve(listener)
+        finally:
+            self._again = None
+        if self._open:
+            self._servers.append(server)
+        else:
+            server.close()
+
+    def _stop_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def _accept(self) -> asyncio.BufferedProtocol:
         unix = self._address.path is not None

@@ -1,7 +1,7 @@
 """What stands in a lease file: one JSON line of a fixed length, which older readers understand too.
 
-The line is written in place while others read. Its version stands at both ends, so that a reader notices when it
-saw half of a write.
+The line is written in place while others read. The version of its record stands before and after everything else, so
+that a reader notices when it saw half of a write.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Line(Struct):
     """The version of ``record`` once more."""
 
 
+class _Begin(Struct):
+    begin: str = ""
+    """The same, before everything else."""
+
+
 def read_line(descriptor: int) -> tuple[bytes, Line]:
     """The line as it is, and what it says; without a record when it is empty or not of our making.
 
@@ -42,16 +47,18 @@ def read_line(descriptor: int) -> tuple[bytes, Line]:
             return raw, Line()
         try:
             line = msgspec.json.decode(text, type=Line)
+            begin = msgspec.json.decode(text, type=_Begin).begin
         except msgspec.DecodeError:
             continue
-        if line.record is None or line.record.version == line.end:
+        if line.record is None or begin == line.record.version == line.end:
             return raw, line
     raise LeaseUnavailable("the lease file does not hold a whole line")
 
 
 def write_line(descriptor: int, line: Line) -> None:
     """Write in place. Raises OSError."""
-    data = msgspec.json.encode(line).ljust(LINE_BYTES - 1) + b"\n"
+    begin = msgspec.json.encode(_Begin(line.end))
+    data = (begin[:-1] + b"," + msgspec.json.encode(line)[1:]).ljust(LINE_BYTES - 1) + b"\n"
     os.pwrite(descriptor, data, 0)
     if os.fstat(descriptor).st_size != len(data):
         os.ftruncate(descriptor, len(data))

@@ -6,6 +6,7 @@ version that this release may use. Everything SQLite raises becomes one line tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from posthouse.store.sqlite.schema import Schema, check_version, create, is_new,
 
 BUSY_MS: Final = 5000
 """How long to wait for another process: a promotion elsewhere, or the end of a check point."""
+BUSY_PAUSE_S: Final = 0.01
+"""Between two tries of what SQLite itself does not wait for."""
 PAGE_BYTES: Final = 4096
 SYNCHRONOUS: Final = ("full", 2)
 """The log is synced by every commit. Less than that loses commits with the power, and the tests show it."""
@@ -146,7 +149,7 @@ def open_to_write(path: Path, how: How) -> apsw.Connection:
             files.make(path)
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, how)
         try:
-            _prepare_to_write(connection, path, how.schema)
+            _prepare_to_write(connection, path, how)
         except BaseException:
             _drop(connection)
             raise
@@ -163,13 +166,25 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _prepare_to_write(connection: apsw.Connection, path: Path, schema: Schema) -> None:
+def _log_ahead(connection: apsw.Connection, busy_ms: int) -> None:
+    """Set the journal mode. SQLite refuses that at once while another process has just made the file."""
+    deadline = time.monotonic() + busy_ms / 1000
+    while True:
+        try:
+            return _must_hold(connection, "journal_mode", "wal", "wal")
+        except apsw.BusyError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+
+
+def _prepare_to_write(connection: apsw.Connection, path: Path, how: How) -> None:
     new = is_new(connection)
     if new:
         pragma(connection, "page_size", PAGE_BYTES)
     if connection.readonly("main"):
         raise StoreUnusable("the file is read-only")
-    _must_hold(connection, "journal_mode", "wal", "wal")
+    _log_ahead(connection, how.busy_ms)
     _must_hold(connection, "synchronous", *SYNCHRONOUS)
     _must_hold(connection, "locking_mode", "normal", "normal")
     pragma(connection, "fullfsync", 1)  # for macOS, where a plain sync stops at the drive's cache
@@ -178,10 +193,10 @@ def _prepare_to_write(connection: apsw.Connection, path: Path, schema: Schema) -
     pragma(connection, "journal_size_limit", WAL_KEPT_BYTES)
     pragma(connection, "wal_autocheckpoint", 0)  # the writer does it, when nobody waits
     if new:
-        create(connection, schema)
+        create(connection, how.schema)
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         files.sync_directory(path.parent)
-    check_version(connection, schema, writing=True)
+    check_version(connection, how.schema, writing=True)
 
 
 def open_to_read(path: Path, how: How) -> apsw.Connection:

@@ -107,11 +107,13 @@ class SqliteWriter:
     # --- the fence -------------------------------------------------------------------------------------------
 
     def relay_id(self) -> str:
+        self._be_sound()
         with unavailable(self._path):
             found: str = self._open().execute("SELECT id FROM relay").get
             return found
 
     def fence(self) -> Fence:
+        self._be_sound()
         with unavailable(self._path):
             return _state(self._open()).fence
 
