@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from members import Members, epochs, members, survives, until
+from members import Members, epochs, members, settled, survives, until
 from relay_process import RelayProcess
-from wire_client import Item, is_result, texts, wait_for_pending
+from wire_client import Item, is_result, texts
 from wire_fixtures import Dial
 from wire_keys import Key, message_id
 from wire_load import Books, Reader, Sender, load
@@ -96,7 +96,9 @@ def test_every_publish_under_way_gets_its_answer_over_the_same_socket(
     results = [sender.result(ref) for ref in refs]
     assert {result.get("state", result["status"]) for result in results} == {"stored"}
     assert sender.result(before)["status"] in ("stored", "delivered")
-    assert epochs(sender.settle()) == epochs(reader.settle()) == [epoch + 1]
+    for client in (sender, reader):  # each when its own front has gone on
+        assert client.wait_for("epoch")["epoch"] == epoch + 1
+        assert epochs(settled(client)) == []
     _, backlog = dial(one, key("nobody"), window=4096).subscribe()
     assert texts(backlog) == [b"%d" % n for n in range(520)]
 
@@ -112,7 +114,7 @@ def test_what_was_acknowledged_does_not_come_again_and_what_is_held_is_not_sent_
     _, backlog = reader.subscribe()
     assert texts(backlog) == stored
     reader.ack(*map(message_id, stored[:4]))
-    wait_for_pending(reader, 6)
+    until(lambda: active.status()["store"]["messages"] == 6, "the acks are for good")
     active.kill()
     # At another front, where no ack is remembered.
     _, again = other.subscribe()
@@ -163,7 +165,7 @@ def test_hundreds_of_sessions_go_on(group: Members, dial: Dial, key: KeyOf) -> N
         assert texts([reader.message()]) == [b"%d" % number]
         reader.ack(message_id(b"%d" % number))
     assert {sender.result(ref)["status"] for ref in refs} <= {"delivered", "stored"}
-    assert all(epochs(reader.settle()) == [epoch + 1] for reader in readers)
+    assert all(epochs(settled(reader)) == [epoch + 1] for reader in readers)
     assert successor.status()["hosted_sessions"] == other.status()["connections"] == SESSIONS // 2 + 1
     assert successor.status()["connections"] == SESSIONS // 2
 
@@ -188,7 +190,7 @@ def test_its_successor_is_killed_too(group: Members, dial: Dial, key: KeyOf) -> 
         assert result.get("state", result["status"]) == "stored"
         group.wait_active(among=[last])
         is_result(client.post(b"new %d" % epoch, recipient=key("r").address), "stored")
-        assert epochs(client.settle())[-1] == last.status()["epoch"] == epoch + 2
+        assert epochs(settled(client))[-1] == last.status()["epoch"] == epoch + 2
         group.restart(first)
         group.restart(second)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from members import Members, epochs, members, settled_texts, until
+from members import Members, epochs, members, settled, settled_texts, until
 from relay_process import RelayProcess
 from test_protocol_legacy import ack_frame, message_text, publish_frame, subscribe_frame
 from wire_client import ENCODINGS, WireClient, is_result, leave, texts, wait_for_pending
@@ -214,8 +214,8 @@ def test_a_slow_reader_stalls_nobody_else_and_gets_everything(
     assert group.promote(two)["ok"]
     group.wait_whole()
     assert texts([slow.message() for _ in contents]) == contents
-    assert epochs(slow.settle()) == [epoch + 1]
-    assert epochs(quick.settle()) == [epoch + 1]
+    assert epochs(settled(slow)) == [epoch + 1]
+    assert epochs(settled(quick)) == [epoch + 1]
 
 
 def test_no_member_logged_an_error(group: Members) -> None:

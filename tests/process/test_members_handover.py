@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from members import WAIT_S, Members, epochs, members, survives, until
+from members import WAIT_S, Members, epochs, members, settled, survives, until
 from posthouse.server.control import ControlSocketError, ask
 from wire_client import Item, WireClient, is_result, texts, wait_for_pending
 from wire_fixtures import Dial
@@ -66,7 +66,7 @@ def test_hand_overs_by_whomever_is_asked_to_whomever_is_named(group: Members, di
         assert status["epoch"] == epoch + 3
     for client in clients:
         assert survives(client)
-        assert epochs(client.settle()) == [epoch + 1, epoch + 2, epoch + 3]
+        assert epochs(settled(client)) == [epoch + 1, epoch + 2, epoch + 3]
 
 
 def test_a_hand_over_to_nobody_is_refused_with_a_line(group: Members) -> None:
@@ -185,7 +185,7 @@ def test_sigterm_hands_over_first_and_then_sends_its_clients_away(
             assert closed.code == 1012
         assert busy.wait_closed().code == 1012
         assert active.wait() == 0
-        assert survives(there) and epochs(there.settle()) == [epoch + 1]
+        assert survives(there) and epochs(settled(there)) == [epoch + 1]
         sent = [reader.message()["id"] for _ in results]
         assert sent == [item["id"] for item in results]
         told = one.status()["last_handover"]
@@ -279,7 +279,7 @@ def test_a_successor_that_does_not_come_is_not_waited_for(group: Members, dial: 
         assert refused(answer) == f"no other member took over: {group.id_of(active)} is active again"
         assert active.status()["last_handover"] is None
     is_result(client.post(b"served", recipient=key("x").address), "stored")
-    assert epochs(client.settle()) == [epoch + 1]
+    assert epochs(settled(client)) == [epoch + 1]
     named.signal(signal.SIGCONT)
     group.wait_whole()
     assert named.status()["epoch"] == epoch + 1

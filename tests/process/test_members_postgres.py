@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from members import PATIENT, Members, epochs, members, settled_texts, survives, until
+from members import PATIENT, Members, epochs, members, settled, settled_texts, survives, until
 from postgres_server import PostgresServer, need_server, running_server
 from wire_client import WireClient, is_result, texts
 from wire_fixtures import Dial
@@ -159,7 +159,7 @@ def test_in_doubt_it_goes_on_and_nobody_takes_over(
     group.wait_role(active, "active")
     group.wait_whole()
     assert active.status()["epoch"] == epoch
-    assert epochs(sender.settle()) == []
+    assert epochs(settled(sender)) == []
     assert settled_texts(reader) == []
     is_result(sender.post(b"sure", recipient=key("away").address), "stored")
 

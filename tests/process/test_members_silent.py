@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from members import WAIT_S, Members, epochs, members, settled_texts, survives, until
+from members import WAIT_S, Members, epochs, members, settled, settled_texts, survives, until
 from postgres_server import need_server, running_server
 from relay_process import RelayProcess
 from wire_client import Item, WireClient, is_result, texts, wait_for_pending
@@ -42,7 +42,7 @@ def test_a_stopped_holder_of_the_file_is_killed(tmp_path: Path, dial: Dial, key:
             reader.ack(message_id(b"into the silence"))
             assert sender.result(ref)["status"] in ("stored", "delivered")
             assert active.wait() == -signal.SIGKILL
-        assert epochs(sender.settle()) == epochs(reader.settle()) == [epoch + 1]
+        assert epochs(settled(sender)) == epochs(settled(reader)) == [epoch + 1]
         assert texts(dial(others[1], key("away")).subscribe()[1]) == [b"before"]
         group.restart(active)
         assert active.status()["role"] == "standby"
@@ -89,7 +89,7 @@ def promises_nothing_more(group: Members, dial: Dial, key: KeyOf) -> None:
     assert status["lease"]["held"] is False
     results = [own.result(ref) for ref in under_way]
     assert {result["status"] for result in results} <= {"stored", "delivered", "duplicate"}
-    assert epochs(own.settle())[-1:] == [epoch + 1]
+    assert epochs(settled(own))[-1:] == [epoch + 1]
     # What its old broker had under way goes on, once. What it alone knew of others is told again, by the same id:
     # an ack is lost with it, and what it had been sent for this reader has been read elsewhere.
     sent = texts(read_empty(own_reader))

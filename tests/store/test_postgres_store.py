@@ -9,6 +9,7 @@ import pytest
 import structlog
 from postgres_server import PostgresServer, emptied
 from posthouse.cli import store as command_line
+from posthouse.cli.running import NotDone
 from posthouse.config import Config
 from posthouse.config.sections import Store as StoreSettings
 from posthouse.identity import address_digest, canonical_address
@@ -245,7 +246,7 @@ def test_a_purge_empties_a_mailbox_unless_a_relay_is_active(url: str) -> None:
     box = Mailbox(ALICE.no, key, 5)
     active = Promoted(open_store(url))
     active.write(message(1, box), message(2, box), message(3, BOB))
-    with pytest.raises(command_line.NotDone, match="a relay is active"):
+    with pytest.raises(NotDone, match="a relay is active"):
         command_line._purge_here(config(url), key)
     active.close()
     assert command_line._purge_here(config(url), key) == 2
@@ -256,5 +257,5 @@ def test_a_purge_empties_a_mailbox_unless_a_relay_is_active(url: str) -> None:
 
 
 def test_copies_are_left_to_the_engine(url: str, tmp_path: Path) -> None:
-    with pytest.raises(command_line.NotDone, match="pg_dump"):
+    with pytest.raises(NotDone, match="pg_dump"):
         command_line._path(config(url))

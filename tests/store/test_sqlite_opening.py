@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 
 import apsw
 import pytest
 from posthouse.store.interface import StoreUnavailable, StoreUnusable, Writer
-from posthouse.store.sqlite import SqliteStore
+from posthouse.store.sqlite import SqliteStore, schema
 
 SHORT_MS = 50
 
@@ -54,17 +55,16 @@ def test_the_relays_id_can_be_read_after_a_failure(writer: Writer, tmp_path: Pat
     assert writer.relay_id() == relay_id
 
 
-def held_open(path: Path) -> apsw.Connection:
-    """A new file that somebody reads: for its change to a write-ahead log SQLite itself does not wait."""
+def written_to(path: Path) -> apsw.Connection:
+    """A new file to which somebody else begins to write: for that SQLite does not wait with the change of the mode."""
     path.touch(mode=0o600)
     other = apsw.Connection(str(path))
-    other.execute("BEGIN")
-    assert other.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    other.execute("BEGIN IMMEDIATE")
     return other
 
 
 def test_a_new_file_that_another_process_is_at_is_waited_for(tmp_path: Path) -> None:
-    other = held_open(tmp_path / "relay.db")
+    other = written_to(tmp_path / "relay.db")
     release = Timer(0.1, other.close)
     release.start()
     writer = SqliteStore(tmp_path / "relay.db", busy_timeout_ms=20_000).open_writer()
@@ -74,7 +74,32 @@ def test_a_new_file_that_another_process_is_at_is_waited_for(tmp_path: Path) -> 
 
 
 def test_it_is_not_waited_for_longer_than_the_busy_time(tmp_path: Path) -> None:
-    other = held_open(tmp_path / "relay.db")
+    other = written_to(tmp_path / "relay.db")
     with pytest.raises(StoreUnusable, match="another process is writing to it"):
         SqliteStore(tmp_path / "relay.db", busy_timeout_ms=SHORT_MS).open_writer()
     other.close()
+
+
+def test_a_store_that_is_made_while_the_file_is_looked_at_is_no_foreign_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path / "relay.db", busy_timeout_ms=SHORT_MS)
+    made: list[None] = []
+
+    class Looked(int):
+        """The mark of a store; when it has been looked for, another process makes the store."""
+
+        def __eq__(self, other: object) -> bool:
+            if not made:
+                made.append(None)
+                with suppress(StoreUnusable):  # it has to wait until the file has been looked at
+                    store.open_writer().close()
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    monkeypatch.setattr(schema, "APPLICATION_ID", Looked(schema.APPLICATION_ID))
+    writer = store.open_writer()
+    assert made
+    assert raised(writer) == 1
+    writer.close()

@@ -193,10 +193,15 @@ def epochs(items: Sequence[Item]) -> list[int]:
     return [item["epoch"] for item in items if item["type"] == "epoch"]
 
 
-def settled_texts(client: WireClient) -> list[bytes]:
-    """Ciphertexts of all messages that the client has been sent when the broker has answered once more."""
+def settled(client: WireClient) -> list[Item]:
+    """All that the client has been sent when the broker has answered once more; the front alone answers a ping."""
     client.wait_for("status", ref=client.request("status"))
-    return [item["ciphertext"] for item in client.settle() if item["type"] == "message"]
+    return client.settle()
+
+
+def settled_texts(client: WireClient) -> list[bytes]:
+    """The ciphertexts among that."""
+    return [item["ciphertext"] for item in settled(client) if item["type"] == "message"]
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 import asyncio
 from typing import cast
 
-import pytest
 from posthouse.config import load
 from posthouse.server import settings
-from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine
-from posthouse.server.front import Front
+from posthouse.server.front import Conversation, Front
 from posthouse.server.websocket.interface import Outlet, RequestInfo
+from posthouse.session.base import Phase
 from posthouse.session.settings import Conditions
 from posthouse.wire.codes import CloseCode
 
@@ -35,9 +34,24 @@ class Connection:
         self.closed.append(code)
 
 
-async def test_a_session_that_fails_when_an_instance_is_active_is_closed_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Waiting:
+    """Of a conversation, that it waits for an active instance."""
+
+    phase = Phase.WAITING
+    outgoing: tuple[bytes, ...] = ()
+    closing = None
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.went_on = False
+
+    def activated(self, now: float) -> None:
+        if self.fails:
+            raise ZeroDivisionError
+        self.went_on = True
+
+
+async def test_a_session_that_fails_when_an_instance_is_active_is_closed_alone() -> None:
     config = load(overrides={})
     front = Front(
         cast(Engine, FakeEngine()),
@@ -48,19 +62,13 @@ async def test_a_session_that_fails_when_an_instance_is_active_is_closed_alone(
         limits=settings.front_limits(config),
         loop=asyncio.get_running_loop(),
     )
-    front.upstream = cast(Upstream, None)
     connections = [Connection() for _ in range(3)]
-    request = RequestInfo("/", "relay.example", ["posthouse.v2.json"], "posthouse.v2.json")
-    clients = [front.session_factory(cast(Outlet, one), request) for one in connections]
-    went_on = []
-
-    def fail(now: float) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(clients[0].conversation, "activated", fail)
-    for client in clients[1:]:
-        monkeypatch.setattr(client.conversation, "activated", went_on.append)
+    conversations = [Waiting(fails=True), Waiting(fails=False), Waiting(fails=False)]
+    request = RequestInfo("GET", "/", "relay.example", ("posthouse.v2.json",), "posthouse.v2.json")
+    for connection, conversation in zip(connections, conversations, strict=True):
+        client = front.session_factory(cast(Outlet, connection), request)
+        client.conversation = cast(Conversation, conversation)
     front.activated(3)
     front.stop()
     assert [one.closed for one in connections] == [[CloseCode.KEEP_ALIVE], [], []]
-    assert len(went_on) == 2
+    assert [one.went_on for one in conversations] == [False, True, True]
