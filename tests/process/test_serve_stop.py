@@ -225,7 +225,7 @@ def test_a_store_that_hangs_does_not_keep_a_stopping_relay(make_relay: MakeRelay
         relay.signal(signal.SIGTERM)
         assert farewell(client)[1].code == 1012
         assert relay.wait() == 1
-        assert relay.events()[-1] == "the store does not close: ending without it"
+        assert relay.events()[-1] == "the store's writer hangs: this process ends"
     assert dial(relay.start(), ALICE).subscribe()[1] == []
 
 

@@ -26,6 +26,7 @@ def snapshot(**changes: Any) -> Snapshot:
         "store_url": "memory:",
         "store_durable": False,
         "store_healthy": True,
+        "times_fenced": 0,
         "store_messages": 3,
         "store_bytes": 30,
         "disk_free_bytes": None,
@@ -121,3 +122,8 @@ def test_pages_are_answered_by_path_and_method(method: str, target: str, status:
     if status == 200:
         assert response.headers["Content-Length"] == "5"
         assert response.body == (b"hello" if method == "GET" else b"")
+
+
+def test_brokers_that_another_promotion_ended_are_counted_with_or_without_one_now() -> None:
+    for counters in (None, Counters()):
+        assert samples(snapshot(times_fenced=3, counters=counters))["posthouse_fenced_total"] == 3

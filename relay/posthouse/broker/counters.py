@@ -16,7 +16,6 @@ class Counters:
         "duplicates",
         "elided",
         "expired",
-        "fenced",
         "marked",
         "nacked",
         "published",
@@ -54,7 +53,6 @@ class Counters:
         self.expired = 0
         self.store_failures = 0
         """Batches that the store did not take."""
-        self.fenced = 0
 
     @property
     def delivered(self) -> int:

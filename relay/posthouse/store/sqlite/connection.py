@@ -7,11 +7,11 @@ version that this release may use. Everything SQLite raises becomes one line tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 
@@ -32,6 +32,8 @@ WAL_KEPT_BYTES: Final = 64 << 20
 """A log that grew beyond this (a long backup held it) is cut when it is used up; below, it is written over."""
 STATEMENTS: Final = 256
 """Prepared statements kept: there are fewer than this."""
+
+T = TypeVar("T")
 
 _CAUSES: Final[tuple[tuple[type[apsw.Error], str], ...]] = (
     (apsw.FullError, "the disk is full"),
@@ -166,25 +168,30 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _log_ahead(connection: apsw.Connection, busy_ms: int) -> None:
-    """Set the journal mode. SQLite refuses that at once while another process has just made the file."""
-    deadline = time.monotonic() + busy_ms / 1000
+def _patiently(how: How, work: Callable[[], T]) -> T:
+    """Do it again for as long as the store is busy: while another process makes it, SQLite itself does not wait."""
+    deadline = time.monotonic() + how.busy_ms / 1000
     while True:
         try:
-            return _must_hold(connection, "journal_mode", "wal", "wal")
+            return work()
         except apsw.BusyError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(BUSY_PAUSE_S)
 
 
+def _is_new(connection: apsw.Connection) -> bool:
+    with snapshot(connection):  # another process may be making the store
+        return is_new(connection)
+
+
 def _prepare_to_write(connection: apsw.Connection, path: Path, how: How) -> None:
-    new = is_new(connection)
+    new = _patiently(how, lambda: _is_new(connection))
     if new:
         pragma(connection, "page_size", PAGE_BYTES)
     if connection.readonly("main"):
         raise StoreUnusable("the file is read-only")
-    _log_ahead(connection, how.busy_ms)
+    _patiently(how, lambda: _must_hold(connection, "journal_mode", "wal", "wal"))
     _must_hold(connection, "synchronous", *SYNCHRONOUS)
     _must_hold(connection, "locking_mode", "normal", "normal")
     pragma(connection, "fullfsync", 1)  # for macOS, where a plain sync stops at the drive's cache
@@ -193,8 +200,8 @@ def _prepare_to_write(connection: apsw.Connection, path: Path, how: How) -> None
     pragma(connection, "journal_size_limit", WAL_KEPT_BYTES)
     pragma(connection, "wal_autocheckpoint", 0)  # the writer does it, when nobody waits
     if new:
-        create(connection, how.schema)
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        _patiently(how, lambda: create(connection, how.schema))
+        _patiently(how, lambda: connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE))
         files.sync_directory(path.parent)
     check_version(connection, how.schema, writing=True)
 
@@ -206,7 +213,7 @@ def open_to_read(path: Path, how: How) -> apsw.Connection:
             raise StoreUnusable("there is no such file")
         connection = _connect(path, apsw.SQLITE_OPEN_READONLY, how)
         try:
-            if is_new(connection):
+            if _is_new(connection):
                 raise StoreUnusable("the file is empty")
             pragma(connection, "cache_size", -READER_CACHE_KIB)
             check_version(connection, how.schema, writing=False)
