@@ -35,8 +35,9 @@ from posthouse.wire.codes import CloseCode, Code
 from posthouse.wire.messages import EpochChanged, GoawayReason
 
 TIMER_S: Final = 0.25
-TOLD_A_TURN: Final = 128
-"""Clients that hear of another active instance in one loop turn: messages must not wait for all of them."""
+TOLD_AT_ONCE: Final = 64
+TOLD_EVERY_S: Final = 0.01
+"""So many clients hear of another active instance at a time: messages must not wait for all of them."""
 _log = structlog.get_logger()
 Conversation = V2Session | LegacySession
 
@@ -250,10 +251,10 @@ class Front:
         if epoch != self._told_epoch:
             return  # there is a later one already
         now = boot_s()
-        for client in clients[:TOLD_A_TURN]:
+        for client in clients[:TOLD_AT_ONCE]:
             self._deliver(client, [EpochChanged(epoch)], now)
-        if len(clients) > TOLD_A_TURN:
-            self._loop.call_soon(self._tell, epoch, clients[TOLD_A_TURN:])
+        if len(clients) > TOLD_AT_ONCE:
+            self._loop.call_later(TOLD_EVERY_S, self._tell, epoch, clients[TOLD_AT_ONCE:])
 
     def hand_out(self, effects: Effects) -> None:
         """Send effects to their clients."""

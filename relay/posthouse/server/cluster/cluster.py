@@ -251,9 +251,11 @@ class Cluster:
             self._tls.reload_if_changed()
 
     def look(self) -> None:
-        """Tell others if this member's readiness has changed, and see whether there is another certificate."""
+        """Tell others if this member's readiness has changed; see to the certificate and to the peer socket."""
         self._report_again()
         self.reload_if_changed()
+        if self._listener is not None:
+            self._listener.look()
 
     # --- handing over on request
 
