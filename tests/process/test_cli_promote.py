@@ -30,4 +30,4 @@ def test_promote_says_why_not(tmp_path: Path) -> None:
             "posthouse: the relay says: no other member nobody is ready to take over; ready: none\n"
         )
     nobody = posthouse("promote", store)
-    assert (nobody.returncode, nobody.stderr) == (1, "posthouse: no relay is running on this store\n")
+    assert (nobody.returncode, nobody.stderr) == (1, "posthouse: no relay is known to run on this store\n")

@@ -41,7 +41,7 @@ class Limits:
     connections_per_key: Annotated[
         int,
         Setting(
-            "Connections of one key; one more sends the oldest away (4505).",
+            "Connections of one key, at all members together; one more sends the oldest away (4505).",
             why="A person has a few devices, each with a connection or, while it reconnects, two.",
             unit="connections",
             minimum=1,
@@ -51,8 +51,8 @@ class Limits:
     hold_s: Annotated[
         float,
         Setting(
-            "After this long without an active instance publishes are rejected not-active; until then they wait.",
-            why="Changes of the active take a fraction of a second; a silent one the lease's duration.",
+            "After this long without an active member publishes are rejected not-active; until then they wait.",
+            why="Longer than lease.duration_s: a change of the active is a pause, also where the active one hangs.",
             unit="s",
             minimum=0,
             maximum=3600,
@@ -62,7 +62,8 @@ class Limits:
     max_held_bytes: Annotated[
         int,
         Setting(
-            "What clients may send, in all, while no instance is active; beyond it publishes are rejected not-active.",
+            "What the clients of one member may send, in all, while none is active; "
+            "beyond it publishes are rejected not-active.",
             why="A few seconds of a busy relay's messages.",
             unit="bytes",
             minimum=KIB,

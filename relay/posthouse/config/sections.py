@@ -115,9 +115,10 @@ class Server:
     control_socket: Annotated[
         str,
         Setting(
-            "Unix socket for the commands of this machine's operator, open to the relay's own user only.",
+            "Unix socket for the commands of this machine's operator, open to the relay's own user only; each member "
+            "needs its own.",
             why="Beside the store it is found by whoever may read the store, and by nobody else.",
-            empty="beside the SQLite file, with .sock added; none for memory:",
+            empty="the active member's, beside the SQLite file, with .sock added; none for postgresql and memory",
         ),
     ] = ""
 
@@ -129,7 +130,7 @@ class Store:
     url: Annotated[
         str,
         Setting(
-            "The store: a SQLite file on a local disk, or memory: for a relay that keeps nothing.",
+            "The store: a SQLite file on a local disk, a PostgreSQL database, or memory: to keep nothing.",
             why="A file beside the process keeps messages through a crash and a power cut without any set-up.",
             form=STORE_URL,
             secret=True,
@@ -253,7 +254,8 @@ class Peer:
         str,
         Setting(
             "Address that other members are told to dial.",
-            why="Only needed where this member cannot know it: it listens everywhere, and its name is not its host's.",
+            why="Only needed where this member cannot know it: it listens everywhere, and its host's name "
+            "leads others elsewhere.",
             empty="where it listens, with the host's name in place of 0.0.0.0",
             form=PEER_ADDRESS,
         ),
@@ -433,7 +435,7 @@ class Config:
 
     @property
     def sqlite_path(self) -> Path | None:
-        """The SQLite file, relative to where the relay runs unless its URL has four slashes; None for memory:."""
+        """The SQLite file, relative to where the relay runs unless its URL has four slashes; else None."""
         prefix = "sqlite:///"
         return (
             Path(unquote(self.store.url.removeprefix(prefix))) if self.store.url.startswith(prefix) else None
