@@ -283,7 +283,7 @@ def test_idle_sessions_go_on_a_few_at_a_time_or_when_they_speak(link: FakeLink, 
     assert remote.go_on(10)
     ten = link.commands()
     assert [kind for _, some in kinds(ten) for kind in some] == [Resume] * 10
-    remote.receive(frames.Effects(7, [(AT_ONCE + 20, [Outcomes("stored", [1], ["i"])])], 0))
+    remote.receive(frames.Effects(7, [(AT_ONCE + 20, [stored(1, b"cannot wait")])], 0))
     assert not remote.go_on(100)
     last = link.commands()
     told = first + [AT_ONCE + 5] + [number for number, _ in ten + last]
@@ -295,6 +295,10 @@ def test_those_that_had_not_gone_on_are_not_forgotten(link: FakeLink, wake: Wake
     link.commands()
     Remote(link, 8, wake, remote.retire().memory, []).go_on(1000)
     assert {number for number, _ in link.commands()} == set(range(1, AT_ONCE + 21))
+
+
+def stored(ref: int, body: bytes) -> Outcomes:
+    return Outcomes("stored", [ref], [sha256(body).hexdigest()])
 
 
 def refusal(ref: int, body: bytes) -> Result:
@@ -314,7 +318,33 @@ def test_a_publish_that_may_be_stored_is_not_rejected_but_made_again(
     monkeypatch.setattr(remotes, "boot_s", lambda: boot_s() + PAUSE_S)
     assert remote.go_on(1)
     assert link.commands() == [(1, [publish(1, b"doubtful")])]
-    remote.receive(frames.Effects(7, [(1, [Outcomes("stored", [1], ["i"])])], 0))
+    remote.receive(frames.Effects(7, [(1, [stored(1, b"doubtful")])], 0))
+    assert not remote.go_on(1) and not remote.awaits_results()
+
+
+def test_a_ref_that_is_used_twice_keeps_both_publishes(
+    link: FakeLink, wake: Wakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    memory.given([(1, [OPEN, publish(5, b"first")])])
+    remote = Remote(link, 7, wake, memory, [])
+    remote.receive(frames.Effects(7, [(1, [refusal(5, b"first")])], 0))
+    remote.submit([(1, [publish(5, b"second")])])
+    remote.receive(frames.Effects(7, [(1, [stored(5, b"second")])], 0))
+    assert remote.take() == [(1, []), (1, [stored(5, b"second")])]
+    link.commands()
+    monkeypatch.setattr(remotes, "boot_s", lambda: boot_s() + PAUSE_S)
+    assert remote.go_on(1)
+    assert link.commands() == [(1, [publish(5, b"first")])]
+
+
+def test_who_closes_waits_for_nothing_any_more(link: FakeLink, wake: Wakes) -> None:
+    memory = Memory()
+    memory.given([(1, [OPEN, publish(1, b"doubtful")])])
+    remote = Remote(link, 7, wake, memory, [])
+    remote.receive(frames.Effects(7, [(1, [refusal(1, b"doubtful")])], 0))
+    assert remote.go_on(1)
+    remote.submit([(1, [Close()])])
     assert not remote.go_on(1) and not remote.awaits_results()
 
 

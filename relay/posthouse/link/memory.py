@@ -115,7 +115,7 @@ class Memory:
             self._sessions.pop(number, None)
 
     def forget_acknowledged(self) -> None:
-        """The same for what was acknowledged."""
+        """A broker of this process was told what was acknowledged; if it is fenced first, that comes once more."""
         self.acknowledged = Acknowledged()
 
     def _in_batches(self, items: Iterator[_Item], max_messages: int, max_bytes: int) -> Iterator[Commands]:

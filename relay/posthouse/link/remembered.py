@@ -63,8 +63,8 @@ class Remembered:
 
     @property
     def pressing(self) -> bool:
-        """Whether it holds, publishes or asks something: its client would notice that it waits."""
-        return bool(self.publishes or self.held or self.reading.asks)
+        """Whether it holds, publishes, asks or waits for a receipt: its client would notice that it waits."""
+        return bool(self.publishes or self.held or self.wanted or self.reading.asks)
 
     # --- commands
 

@@ -190,8 +190,9 @@ class Host:
         Nothing that fails for one front keeps another from hearing.
         """
         self.stop()
-        self.serving = self.taking = False
+        self.taking = False
         self._each(HostedFront.end)
+        self.serving = False  # not before all have had their last words: a link that breaks now is announced
         # Told once: who comes later was not served here, and finds the next one by the lease.
         self._announce(reason, successor)
 

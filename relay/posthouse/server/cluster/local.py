@@ -54,6 +54,8 @@ class Local:
             return self._keeper.submit(batch)
         if self._idle and (speaking := self._idle.among(batch)):
             self._more(speaking)
+        if self._again:
+            self._again.said(batch)
         if self._failures:
             failures, self._failures = self._failures, []
             return failures + self._engine.submit(self._port, batch)
@@ -81,8 +83,8 @@ class Local:
         return bool(self._idle or self._again)
 
     def awaits_results(self) -> bool:
-        """Whether the broker owes one."""
-        return any(session.awaits_result for session in self._port.sessions.values())
+        """Whether the broker owes one, or will be asked for it once more."""
+        return bool(self._again) or any(session.awaits_result for session in self._port.sessions.values())
 
     def retire(self) -> Baggage:
         """To be called before the broker is dropped."""
@@ -93,7 +95,10 @@ class Local:
         return Baggage(effects + kept.effects, self._memory, kept.kept)
 
     def _more(self, numbers: list[int]) -> None:
-        self._give(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+        try:
+            self._give(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+        except Exception as error:
+            self._failures += [(number, error) for number in numbers]
         self._memory.forget(numbers)
 
     def _give(self, batches: Iterable[Commands]) -> None:

@@ -50,6 +50,7 @@ class Remote:
         self._memory = memory
         self._next_expiry = 0.0
         self._effects: Effects = []
+        self._failures: Failures = []
         self._again = MadeAgain()
         self._idle = Idle(memory, kept)
         self._give_again(memory.resume_batches(PIECE_MESSAGES, PIECE_BYTES, self._idle.pressing))
@@ -64,8 +65,12 @@ class Remote:
             if self.link.unsent_bytes > MOST_UNSENT_BYTES:
                 batch = without_publishes(batch, self._effects)
                 self._wake()
-            self._give(batch)
-        return []
+            if self._again:
+                self._again.said(batch)
+            if batch:
+                self._give(batch)
+        failures, self._failures = self._failures, []
+        return failures
 
     def receive(self, frame: frames.Effects) -> None:
         """Effects came from there."""
@@ -89,10 +94,10 @@ class Remote:
         """Give the broker so many more sessions, and what is to be made once more."""
         if self._idle:
             self._more(self._idle.some(count))
-        if self._again:
-            retry = self._again.retry(boot_s())
-            if retry:
-                self._give(retry)
+        if self._again and (retry := self._again.retry(boot_s())):
+            self._give(retry)
+        if self._failures:
+            self._wake()
         return bool(self._idle or self._again)
 
     def awaits_results(self) -> bool:
@@ -108,7 +113,10 @@ class Remote:
         return Baggage(self.take(), self._memory, [])
 
     def _more(self, numbers: list[int]) -> None:
-        self._give_again(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+        try:
+            self._give_again(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+        except Exception as error:
+            self._failures += [(number, error) for number in numbers]
 
     def _give_again(self, batches: Iterable[Commands]) -> None:
         for batch in batches:

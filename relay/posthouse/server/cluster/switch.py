@@ -153,7 +153,14 @@ class Switch:
         self._on_change()
 
     def _go_on(self, upstream: Upstream) -> None:
-        if self.upstream is upstream and upstream.go_on(GO_ON_SESSIONS):
+        if self.upstream is not upstream:
+            return
+        try:
+            more = upstream.go_on(GO_ON_SESSIONS)
+        except Exception:
+            _log.exception("sessions could not go on")
+            more = True
+        if more and self.upstream is upstream:
             self._timer = asyncio.get_running_loop().call_later(GO_ON_S, self._go_on, upstream)
 
     def _refuse(self, nobody: Nobody) -> None:
