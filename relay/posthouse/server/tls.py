@@ -63,7 +63,7 @@ class Certificate:
         return True
 
     def _look(self) -> Stamp:
-        return tuple(_stamp(path) for path in (self._certificate, self._key))
+        return tuple(stamp(path) for path in (self._certificate, self._key))
 
     def _load(self) -> ssl.SSLContext:
         context = _context()
@@ -73,7 +73,7 @@ class Certificate:
             except OSError as error:
                 raise UnusableCertificate(path, (error.strerror or str(error)).lower()) from None
         try:
-            context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
+            context.load_cert_chain(self._certificate, self._key, password=no_passphrase)
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UnusableCertificate(self._certificate, _reason(error)) from None
         return context
@@ -95,7 +95,8 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does."""
     try:
         found = os.stat(path)
     except OSError:
@@ -103,7 +104,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _no_passphrase() -> str:
+def no_passphrase() -> str:
+    """For ``load_cert_chain``: raises ValueError."""
     # Without this, the library would ask the terminal.
     raise ValueError("the key has a passphrase")
 

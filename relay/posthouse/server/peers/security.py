@@ -6,14 +6,13 @@ contexts that are current when it begins; links that exist go on when the files 
 
 from __future__ import annotations
 
-import os
 import ssl
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from posthouse.server.tls import Stamp, UnusableCertificate, not_after
+from posthouse.server.tls import Stamp, UnusableCertificate, no_passphrase, not_after, stamp
 
 _log = structlog.get_logger()
 
@@ -36,10 +35,10 @@ class MutualTls:
 
     def reload_if_changed(self) -> bool:
         """Look at the files, for a timer; True if new ones are in use. Broken ones are logged and not used."""
-        stamp = self._look()
-        if stamp == self._stamp:
+        found = self._look()
+        if found == self._stamp:
             return False
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._contexts = self._load()
         except UnusableCertificate as error:
@@ -53,7 +52,7 @@ class MutualTls:
         return True
 
     def _look(self) -> Stamp:
-        return tuple(_stamp(path) for path in (self._cert, self._key, self._ca))
+        return tuple(stamp(path) for path in (self._cert, self._key, self._ca))
 
     def _load(self) -> dict[bool, ssl.SSLContext]:
         return {side: self._loaded(side) for side in (True, False)}
@@ -75,7 +74,7 @@ class MutualTls:
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UnusableCertificate(self._ca, reason(error)) from None
         try:
-            context.load_cert_chain(self._cert, self._key, password=_no_passphrase)
+            context.load_cert_chain(self._cert, self._key, password=no_passphrase)
         except (ssl.SSLError, OSError, ValueError) as error:
             raise UnusableCertificate(self._cert, reason(error)) from None
         return context
@@ -94,16 +93,3 @@ def reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or str(error)).lower().replace("_", " ")
     return (getattr(error, "strerror", None) or str(error)).lower()
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _no_passphrase() -> str:
-    # Without this, the library would ask the terminal.
-    raise ValueError("the key has a passphrase")
