@@ -20,9 +20,11 @@ from posthouse.server.cluster.upstream import Upstream
 from posthouse.server.engine import Engine, boot_s
 from posthouse.session.settings import Conditions
 
+FIRST_S: Final = 0.05
+"""For so long after a change those that cannot wait have the broker for themselves."""
 GO_ON_S: Final = 0.01
-GO_ON_SESSIONS: Final = 64
-"""After a change so many idle sessions go on every ``GO_ON_S``: half of what a broker can take from three fronts."""
+GO_ON_SESSIONS: Final = 48
+"""Then so many idle sessions go on every ``GO_ON_S``: less than half of what a broker can take from three fronts."""
 _log = structlog.get_logger()
 
 
@@ -92,7 +94,7 @@ class Switch:
             local = Local(self._engine, self._front.wake, memory, kept, self._max_held_bytes)
             self._to(local)
         self._attached(self._engine.epoch)
-        self._go_on(local)
+        self._go_on_soon(local, FIRST_S)
 
     def close_local(self) -> None:
         """It takes no commands any more."""
@@ -116,7 +118,7 @@ class Switch:
             remote = Remote(link, epoch, self._front.wake, memory, kept)
             self._to(remote)
         self._attached(epoch)
-        self._go_on(remote)
+        self._go_on_soon(remote, FIRST_S)
 
     def leave_remote(self, reason: str, ago_s: float = 0.0) -> None:
         """The broker elsewhere, or the link to it, has ended; it was last heard of so many seconds ago."""
@@ -161,7 +163,10 @@ class Switch:
             _log.exception("sessions could not go on")
             more = True
         if more and self.upstream is upstream:
-            self._timer = asyncio.get_running_loop().call_later(GO_ON_S, self._go_on, upstream)
+            self._go_on_soon(upstream, GO_ON_S)
+
+    def _go_on_soon(self, upstream: Upstream, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._go_on, upstream)
 
     def _refuse(self, nobody: Nobody) -> None:
         if self.upstream is nobody:
