@@ -56,7 +56,7 @@ def control_socket(config: Config) -> Path | None:
             return None
         socket = config.control_socket_path
         if socket is None or not socket.exists():
-            raise NotDone(f"no member is active, but one has {path} open; stop it, or wait until one is")
+            raise NotDone(f"a relay without a lease, or a standby alone, has {path} open; stop it first")
         return socket
     if holder.control_socket is None:
         raise NotDone(f"the relay (process {holder.pid}) has no control socket; stop it first")
