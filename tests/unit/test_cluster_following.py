@@ -64,9 +64,7 @@ class Rig:
     def __init__(self, engine: Engine) -> None:
         self.ended: list[str] = []
         """Where the next one is, each time."""
-        self.switch = Switch(
-            engine, Front(), Conditions(), hold_s=8, max_held_bytes=2**20, on_change=lambda: None
-        )
+        self.switch = Switch(engine, Front(), Conditions(), hold_s=8, max_held_bytes=2**20)
         self.following = Following(self.switch, report=lambda: REPORT, on_ended=self.ended.append)
 
     def link(self, member: str, *, served: bool) -> Wire:

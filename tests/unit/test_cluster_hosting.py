@@ -15,9 +15,9 @@ from posthouse.broker import BrokerSettings, Port
 from posthouse.exchange import Attend, Effect, Effects, Open, Outcomes
 from posthouse.link import frames
 from posthouse.link.frames import MAX_FRAME_BYTES, Frame, MemberState, pack
-from posthouse.server.cluster import effect_pieces, hosting
-from posthouse.server.cluster.effect_pieces import in_pieces
+from posthouse.server.cluster import hosting, pieces
 from posthouse.server.cluster.hosting import Host, HostedFront
+from posthouse.server.cluster.pieces import in_pieces
 from posthouse.server.engine import Engine
 from posthouse.server.peers import Link
 from posthouse.store.sqlite import SqliteStore
@@ -108,7 +108,6 @@ async def host(engine: Engine) -> AsyncIterator[Host]:
         engine,
         me=lambda: MemberState("here", "active", True),
         on_ask=lambda member: f"not {member}",
-        on_change=lambda: None,
     )
     host.serve()
     yield host
@@ -150,7 +149,7 @@ async def test_what_is_too_much_for_one_frame_arrives_in_several(host: Host, eng
     give(front, engine, (0, [publish(1, LARGE, bucket=BUCKET)]))
     await until(lambda: len(wire.effects(Message)) == READERS and wire.effects(Outcomes))
     assert sorted(number for number, _ in wire.effects(Message)) == list(range(READERS))
-    assert len(wire.effect_frames) - before > READERS * len(LARGE) // effect_pieces.PIECE_BYTES
+    assert len(wire.effect_frames) - before > READERS * len(LARGE) // pieces.PIECE_BYTES
     assert wire.ended is None and host.sessions == READERS
 
 
@@ -183,12 +182,12 @@ async def test_a_front_that_reads_too_little_is_cut_off_before_all_is_written(
 
 
 def test_pieces_have_the_same_effects_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effect_pieces, "PIECE_BYTES", 5000)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 5000)
 
     def message(seq: int, size: int) -> Message:
         return Message("i", seq, bytes(size), 0, 0, 1)
 
-    few: Effects = [(1, [message(1, 100)]), (2, []), (1, [CaughtUp(1)])]
+    few: Effects = [(1, [message(1, 100)]), (2, [CaughtUp(2)]), (1, [CaughtUp(1)])]
     assert list(in_pieces(few)) == [few]
     outcomes = Outcomes("stored", list(range(50)), ["i"] * 50)
     many: Effects = [
@@ -197,8 +196,8 @@ def test_pieces_have_the_same_effects_in_the_same_order(monkeypatch: pytest.Monk
         (3, [CaughtUp(1)]),
         (1, [outcomes, outcomes]),
     ]
-    pieces = list(in_pieces(many))
-    assert [[(number, len(some)) for number, some in piece] for piece in pieces] == [
+    found = list(in_pieces(many))
+    assert [[(number, len(some)) for number, some in piece] for piece in found] == [
         [(1, 2), (2, 1)],
         [(2, 1)],
         [(2, 1)],
@@ -206,7 +205,7 @@ def test_pieces_have_the_same_effects_in_the_same_order(monkeypatch: pytest.Monk
         [(1, 1)],
         [(1, 1)],
     ]
-    flat = [(number, one) for piece in pieces for number, some in piece for one in some]
+    flat = [(number, one) for piece in found for number, some in piece for one in some]
     assert flat == [(number, one) for number, some in many for one in some]
 
 

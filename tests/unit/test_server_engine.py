@@ -11,6 +11,7 @@ from posthouse.broker import BrokerSettings
 from posthouse.exchange import Attend, Effect, Open, Outcomes
 from posthouse.server import engine as engines
 from posthouse.server.engine import Engine
+from posthouse.store.interface import StoreUnavailable
 from posthouse.store.sqlite import SqliteStore
 from posthouse.store.threads import StoreThreads
 from posthouse.wire.messages import Ack, Message, Publish
@@ -103,3 +104,13 @@ async def test_a_drain_ends_though_a_reader_goes_on_acknowledging(engine: Engine
         await engine.drain()
     assert held, "the drain went on for as long as there were acks"
     assert engine.broker.ledger.total.count < MESSAGES
+
+
+async def test_a_purge_is_answered_when_its_broker_is_dropped(engine: Engine) -> None:
+    purging = asyncio.create_task(engine.purge(ALICE))
+    await asyncio.sleep(0)
+    assert not purging.done()
+    engine.drop()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailable, match="not active any more"):
+            await purging

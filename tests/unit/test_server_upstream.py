@@ -22,13 +22,14 @@ from posthouse.exchange import (
 )
 from posthouse.link import frames
 from posthouse.link.memory import Memory
+from posthouse.server.cluster import pieces
 from posthouse.server.cluster import remote as remotes
-from posthouse.server.cluster import upstream as upstreams
 from posthouse.server.cluster.local import Local
 from posthouse.server.cluster.made_again import PAUSE_S
 from posthouse.server.cluster.nobody import HeldTooMuch, Nobody
+from posthouse.server.cluster.pieces import ITEM_BYTES
 from posthouse.server.cluster.remote import Remote
-from posthouse.server.cluster.upstream import AT_ONCE, COMMAND_BYTES, Upstream
+from posthouse.server.cluster.upstream import AT_ONCE, Upstream
 from posthouse.server.engine import Engine, boot_s
 from posthouse.store.sqlite import SqliteStore
 from posthouse.store.threads import StoreThreads
@@ -146,7 +147,7 @@ def test_what_nobody_can_take_goes_to_the_next_in_order(wake: Wakes) -> None:
 
 
 def test_publishes_beyond_the_bound_are_rejected_at_once_and_nothing_else(wake: Wakes) -> None:
-    nobody = Nobody(4 * COMMAND_BYTES + 1000, wake, Memory(), [])
+    nobody = Nobody(4 * ITEM_BYTES + 1000, wake, Memory(), [])
     first: Commands = [(1, [publish(1, bytes(1000))])]
     assert nobody.submit(first) == []
     assert nobody.submit([(1, [publish(2, bytes(1000)), Ack(["a"])]), (2, [publish(3, b"small")])]) == []
@@ -156,7 +157,7 @@ def test_publishes_beyond_the_bound_are_rejected_at_once_and_nothing_else(wake: 
 
 
 def test_who_asks_for_too_much_of_anything_has_to_end(wake: Wakes) -> None:
-    nobody = Nobody(10 * COMMAND_BYTES, wake, Memory(), [])
+    nobody = Nobody(10 * ITEM_BYTES, wake, Memory(), [])
     acks: list[Command] = [Ack([str(n)]) for n in range(10)]
     assert nobody.submit([(1, acks)]) == []
     failures = nobody.submit([(2, [*acks, Close()]), (3, [Ack(["x"])])])
@@ -167,7 +168,7 @@ def test_who_asks_for_too_much_of_anything_has_to_end(wake: Wakes) -> None:
 
 
 def test_an_ack_of_many_counts_as_many(wake: Wakes) -> None:
-    nobody = Nobody(10 * COMMAND_BYTES, wake, Memory(), [])
+    nobody = Nobody(10 * ITEM_BYTES, wake, Memory(), [])
     (failure,) = nobody.submit([(1, [Ack([str(n) for n in range(100)])])])
     assert failure[0] == 1
 
@@ -255,15 +256,20 @@ def test_a_link_that_takes_nothing_takes_no_publishes(
 def test_much_that_was_kept_goes_in_pieces(
     link: FakeLink, wake: Wakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstreams, "PIECE_MESSAGES", 2)
+    monkeypatch.setattr(pieces, "PIECE_ITEMS", 2)
     kept: Commands = [(n, [OPEN]) for n in range(1, 6)]
     Remote(link, 7, wake, Memory(), kept)
     assert [len(frame.batch) for frame in link.sent] == [2, 2, 1]
     assert link.commands() == kept
-    monkeypatch.setattr(upstreams, "PIECE_MESSAGES", 100)
-    monkeypatch.setattr(upstreams, "PIECE_BYTES", 1000)
-    Remote(link, 7, wake, Memory(), [(1, [OPEN, publish(1, bytes(2000))]), (1, [publish(2, b"x")])])
-    assert len(link.sent) == 2
+    monkeypatch.setattr(pieces, "PIECE_ITEMS", 100)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
+    large: list[Command] = [OPEN, publish(1, bytes(2000))]
+    Remote(link, 7, wake, Memory(), [(1, large), (1, [publish(2, b"x")])])
+    assert [frame.batch for frame in link.sent] == [
+        [(1, large[:1])],
+        [(1, large[1:])],
+        [(1, [publish(2, b"x")])],
+    ]
 
 
 def idle_sessions(count: int) -> Memory:
@@ -354,7 +360,7 @@ def test_commands_too_large_for_a_frame_go_in_pieces(
     remote = Remote(link, 7, wake, Memory(), [(1, [OPEN])])
     link.commands()
     link.max_commands = 3
-    monkeypatch.setattr(upstreams, "PIECE_MESSAGES", 2)
+    monkeypatch.setattr(pieces, "PIECE_ITEMS", 2)
     said: list[Command] = [publish(n, b"%d" % n) for n in range(5)]
     remote.submit([(1, said)])
     assert [one for _, some in link.commands() for one in some] == said

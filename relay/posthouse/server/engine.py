@@ -130,6 +130,7 @@ class Engine:
         self._resolving: asyncio.TimerHandle | None = None
         self._fence: Fence
         self._decision: asyncio.Future[None] | None = None
+        self._purges: set[Callable[[int | StoreUnavailable], None]] = set()
 
     # --- promotion
 
@@ -253,33 +254,40 @@ class Engine:
         For a broker that is to be dropped, graceful or not. What has been committed or acknowledged is true
         whoever is active. Where no store fences, no message leaves a member that may not act.
         """
-        effects = self._gate.release(port) + self.broker.take_effects(port)
+        made = self._gate.release(port) + self.broker.take_effects(port)
+        effects = self._allowed(made)
         commands = self.broker.export(port)
-        if not (self._threads.durable or self.authority.may_act(boot_s())):
-            commands = without_messages(effects, commands)
-            effects = answers_only(effects)
-        return effects, commands
+        return effects, commands if effects is made else without_messages(made, commands)
 
     def farewell(self, port: Port) -> Effects:
         """As ``part``, for a port whose sessions are remembered at its other end."""
-        effects = self._gate.release(port) + self.broker.take_effects(port)
+        return self._allowed(self._gate.release(port) + self.broker.take_effects(port))
+
+    def _allowed(self, effects: Effects) -> Effects:
         return effects if self._threads.durable or self.authority.may_act(boot_s()) else answers_only(effects)
 
     async def purge(self, address: str) -> int:
-        """Empty the mailbox of a canonical address: the number of messages deleted. Raises StoreUnavailable."""
+        """Empty the mailbox of a canonical address: the number of messages deleted.
+
+        Raises StoreUnavailable, also when the broker is dropped meanwhile: then some may be deleted.
+        """
         done: asyncio.Future[int] = self._loop.create_future()
 
         def purged(answer: int | StoreUnavailable) -> None:
-            if done.cancelled():
+            if done.done():
                 return
             if isinstance(answer, StoreUnavailable):
                 done.set_exception(answer)
             else:
                 done.set_result(answer)
 
-        self.broker.purge(address, purged)
-        self._see_to(self.broker, boot_s())
-        return await done
+        self._purges.add(purged)
+        try:
+            self.broker.purge(address, purged)
+            self._see_to(self.broker, boot_s())
+            return await done
+        finally:
+            self._purges.discard(purged)
 
     # --- the broker's wishes
 
@@ -420,6 +428,8 @@ class Engine:
         self._gate = Gate()
         self._stop_timers()
         self._wake_drain()
+        for purged in list(self._purges):
+            purged(StoreUnavailable("this member is not active any more; purge again"))
 
     def _stop_timers(self) -> None:
         for timer in (self._timer, self._resolving):

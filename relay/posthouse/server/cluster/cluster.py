@@ -47,7 +47,7 @@ ACKS_S: Final = 2.0
 SUCCESSOR_S: Final = 2.0
 """How long a member that ends waits, before it sends its clients away, until the next one serves them."""
 LOOK_S: Final = 0.02
-AT_WORK: Final = (Role.ACTIVE, Role.IN_DOUBT)
+SERVING: Final = (Role.ACTIVE, Role.IN_DOUBT)
 _log = structlog.get_logger()
 
 
@@ -87,9 +87,8 @@ class Cluster:
             conditions,
             hold_s=config.limits.hold_s,
             max_held_bytes=config.limits.max_held_bytes,
-            on_change=self._report_again,
         )
-        self._host = Host(engine, me=self._me, on_ask=self._asked, on_change=lambda: None)
+        self._host = Host(engine, me=self._me, on_ask=self._hand_over)
         self._following = Following(self._switch, report=self._report, on_ended=self._active_ended)
         self._work = ActiveWork(
             engine,
@@ -131,13 +130,13 @@ class Cluster:
     @property
     def active(self) -> str | None:
         """Id of the active member."""
-        return self.member if self.role in AT_WORK else self._following.active
+        return self.member if self.role in SERVING else self._following.active
 
     @property
     def members(self) -> Sequence[MemberState]:
         """Those that are known."""
         standing = self._following.standing
-        if self.role in AT_WORK or standing is None:
+        if self.role in SERVING or standing is None:
             return self._host.members()
         return standing.members
 
@@ -146,7 +145,7 @@ class Cluster:
         """The last change of the active that is known."""
         standing = self._following.standing
         return (
-            self._host.last_handover if self.role in AT_WORK or standing is None else standing.last_handover
+            self._host.last_handover if self.role in SERVING or standing is None else standing.last_handover
         )
 
     @property
@@ -194,7 +193,7 @@ class Cluster:
     @property
     def can_hand_over(self) -> bool:
         """Whether this member is active and another could take over."""
-        return self.role in AT_WORK and bool(self._host.ready())
+        return self.role in SERVING and bool(self._host.ready())
 
     async def leave(self, reason: str, *, graceful: bool = True) -> None:
         """Give the lease up for good; hand over first if this member is active.
@@ -261,9 +260,9 @@ class Cluster:
 
     async def promote(self, member: str) -> Handover:
         """Have another member be active: this one by its id or name, or any. Raises PosthouseError."""
-        before = self._engine.epoch if self.role in AT_WORK else self._epoch
-        if self.role in AT_WORK:
-            refused = self._asked(member)
+        before = self._epoch
+        if self.role in SERVING:
+            refused = self._hand_over(member)
             if refused is not None:
                 raise HandoverRefused(refused)
         else:
@@ -282,14 +281,15 @@ class Cluster:
     @property
     def _epoch(self) -> int:
         """Of the active member's broker, as far as it is known."""
-        if self.role in AT_WORK:
+        if self.role in SERVING:
             return self._engine.epoch
         standing = self._following.standing
         return standing.epoch if standing is not None and standing.serving else 0
 
-    def _asked(self, wanted: str) -> str | None:
+    def _hand_over(self, wanted: str) -> str | None:
+        """Begin to; why not, or None."""
         assert self._membership is not None
-        if self.role not in AT_WORK:
+        if self.role not in SERVING:
             return "this member is not active"
         ready = self._host.ready()
         if wanted:

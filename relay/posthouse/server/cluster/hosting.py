@@ -16,7 +16,7 @@ from posthouse.broker import Port
 from posthouse.exchange import Effects
 from posthouse.link import frames
 from posthouse.link.frames import Handover, MemberState
-from posthouse.server.cluster.effect_pieces import in_pieces
+from posthouse.server.cluster.pieces import in_pieces
 from posthouse.server.engine import Engine
 from posthouse.server.peers import Link
 
@@ -130,17 +130,21 @@ class HostedFront:
                 self._send(self._port, effects)
 
     def _send(self, port: Port, effects: Effects, failed: list[int] | None = None) -> None:
-        """Send it in as many frames as it takes. What is not sent is lost to this link, which must not go on then."""
+        """Send it, in pieces if it is too much for a frame. If that fails, the link has lost it, and must not go on."""
         link, epoch = self._link, self._engine.epoch
         if link is None:
             return
         try:
-            self._told = self._engine.confirmed(port)
-            for piece in in_pieces(effects):
-                link.send(frames.Effects(epoch, piece, self._told, failed or []))
-                if link.unsent_bytes > MOST_UNSENT_BYTES:
-                    self.cut("too slow")
-                    return
+            told = self._told = self._engine.confirmed(port)
+            try:
+                link.send(frames.Effects(epoch, effects, told, failed or []))
+            except frames.FrameTooLarge:
+                for piece in in_pieces(effects):
+                    if link.unsent_bytes > MOST_UNSENT_BYTES:
+                        break
+                    link.send(frames.Effects(epoch, piece, told))
+            if link.unsent_bytes > MOST_UNSENT_BYTES:
+                self.cut("too slow")
         except Exception as error:
             _log.error("effects cannot be sent", member=link.member, exc_info=error)
             self.cut("what was to be sent cannot be")
@@ -155,9 +159,8 @@ class Host:
         *,
         me: Callable[[], MemberState],
         on_ask: Callable[[str], str | None],
-        on_change: Callable[[], None],
     ) -> None:
-        """``on_ask``: hand over to this member; gives why not, or None. ``on_change``: who is linked has changed."""
+        """``on_ask``: hand over to this member; gives why not, or None."""
         self.engine = engine
         self.on_ask = on_ask
         self.serving = False
@@ -166,7 +169,6 @@ class Host:
         """Whether it takes commands."""
         self.last_handover: Handover | None = None
         self._me = me
-        self._on_change = on_change
         self._fronts: list[HostedFront] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -223,13 +225,11 @@ class Host:
     def joined(self, front: HostedFront) -> None:
         """A link is established."""
         self._fronts.append(front)
-        self._on_change()
 
     def left(self, front: HostedFront) -> None:
         """A link has ended."""
         self._fronts.remove(front)
         self.announce()
-        self._on_change()
 
     def stop(self) -> None:
         """No timer fires after this."""

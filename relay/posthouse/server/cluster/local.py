@@ -9,7 +9,8 @@ from posthouse.exchange import Commands, Effects
 from posthouse.link.memory import Memory
 from posthouse.server.cluster.made_again import MadeAgain
 from posthouse.server.cluster.nobody import Nobody
-from posthouse.server.cluster.upstream import PIECE_BYTES, PIECE_MESSAGES, Baggage, Failures, Idle
+from posthouse.server.cluster.pieces import PIECE_BYTES, PIECE_ITEMS
+from posthouse.server.cluster.upstream import Baggage, Failures, Idle
 from posthouse.server.engine import Engine
 
 MOST_KEPT_BYTES: Final = 32 * 2**20
@@ -39,7 +40,7 @@ class Local:
         self._failures: Failures = []
         self._again = MadeAgain()
         self._idle = Idle(memory, kept)
-        self._give(memory.resume_batches(PIECE_MESSAGES, PIECE_BYTES, self._idle.pressing))
+        self._give(memory.resume_batches(PIECE_ITEMS, PIECE_BYTES, self._idle.pressing))
         memory.forget(self._idle.pressing)
         memory.forget_acknowledged()
         self._failures += engine.submit(self._port, kept)
@@ -91,12 +92,14 @@ class Local:
         effects, commands = self._engine.part(self._port)
         effects = self._again.pass_on(effects, self._engine.now)
         self._memory.given(commands + self._again.waiting())
-        kept = self._keeper.retire() if self._keeper is not None else Baggage([], self._memory, [])
-        return Baggage(effects + kept.effects, self._memory, kept.kept)
+        if self._keeper is None:
+            return Baggage(effects, self._memory, [])
+        refused, _, kept = self._keeper.retire()
+        return Baggage(effects + refused, self._memory, kept)
 
     def _more(self, numbers: list[int]) -> None:
         try:
-            self._give(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+            self._give(self._memory.more_batches(PIECE_ITEMS, PIECE_BYTES, numbers))
         except Exception as error:
             self._failures += [(number, error) for number in numbers]
         self._memory.forget(numbers)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from posthouse.errors import PosthouseError
 from posthouse.exchange import Close, Command, Commands, Effect, Effects
 from posthouse.link.memory import Memory
-from posthouse.server.cluster.upstream import Baggage, Failures, rejected, size_of
+from posthouse.server.cluster.pieces import size_of
+from posthouse.server.cluster.upstream import Baggage, Failures, rejected
 from posthouse.wire.messages import Publish
 
 

@@ -9,15 +9,8 @@ from posthouse.exchange import Commands, Effects
 from posthouse.link import frames
 from posthouse.link.memory import Memory
 from posthouse.server.cluster.made_again import MadeAgain
-from posthouse.server.cluster.upstream import (
-    PIECE_BYTES,
-    PIECE_MESSAGES,
-    Baggage,
-    Failures,
-    Idle,
-    in_pieces,
-    without_publishes,
-)
+from posthouse.server.cluster.pieces import PIECE_BYTES, PIECE_ITEMS, in_pieces
+from posthouse.server.cluster.upstream import Baggage, Failures, Idle, without_publishes
 from posthouse.server.engine import boot_s
 
 EXPIRY_S: Final = 1.0
@@ -53,7 +46,7 @@ class Remote:
         self._failures: Failures = []
         self._again = MadeAgain()
         self._idle = Idle(memory, kept)
-        self._give_again(memory.resume_batches(PIECE_MESSAGES, PIECE_BYTES, self._idle.pressing))
+        self._give_again(memory.resume_batches(PIECE_ITEMS, PIECE_BYTES, self._idle.pressing))
         for batch in in_pieces(kept):
             self._give(batch)
 
@@ -114,7 +107,7 @@ class Remote:
 
     def _more(self, numbers: list[int]) -> None:
         try:
-            self._give_again(self._memory.more_batches(PIECE_MESSAGES, PIECE_BYTES, numbers))
+            self._give_again(self._memory.more_batches(PIECE_ITEMS, PIECE_BYTES, numbers))
         except Exception as error:
             self._failures += [(number, error) for number in numbers]
 

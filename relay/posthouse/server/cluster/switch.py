@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -57,15 +57,13 @@ class Switch:
         *,
         hold_s: float,
         max_held_bytes: int,
-        on_change: Callable[[], None],
     ) -> None:
-        """``hold_s``: after so long without an active instance publishes are rejected. ``on_change``: it changed."""
+        """``hold_s``: after so long without an active instance publishes are rejected."""
         self._engine = engine
         self._front = front
         self._conditions = conditions
         self._hold_s = hold_s
         self._max_held_bytes = max_held_bytes
-        self._on_change = on_change
         self._timer: asyncio.TimerHandle | None = None
         """Of the upstream that there is: it has more to do, or it has taken too long."""
         self.left_at: float | None = None
@@ -123,8 +121,7 @@ class Switch:
     def leave_remote(self, reason: str, ago_s: float = 0.0) -> None:
         """The broker elsewhere, or the link to it, has ended; it was last heard of so many seconds ago."""
         if self.remote is not None:
-            self._to_nobody(reason)
-            self.left_at = boot_s() - ago_s
+            self._to_nobody(reason, ago_s)
 
     def received(self, link: Link, frame: frames.Effects) -> None:
         """Effects of a broker elsewhere; those of an earlier attachment are passed over."""
@@ -142,9 +139,9 @@ class Switch:
 
     # --- steps
 
-    def _to_nobody(self, reason: str) -> None:
+    def _to_nobody(self, reason: str, ago_s: float = 0.0) -> None:
         _log.info("no active instance", reason=reason)
-        self.left_at, self.why_left = boot_s(), reason
+        self.left_at, self.why_left = boot_s() - ago_s, reason
         with _collector_paused():
             effects, memory, kept = self.upstream.retire()
         self._conditions.epoch = None
@@ -152,7 +149,6 @@ class Switch:
         self._to(nobody)
         self._timer = asyncio.get_running_loop().call_later(self._hold_s, self._refuse, nobody)
         self._front.hand_out(effects)
-        self._on_change()
 
     def _go_on(self, upstream: Upstream) -> None:
         if self.upstream is not upstream:
@@ -181,7 +177,6 @@ class Switch:
         self.left_at = None
         self._conditions.epoch = epoch
         self._front.activated(epoch)
-        self._on_change()
 
 
 @contextmanager

@@ -8,22 +8,14 @@ at a time (``go_on``), or when they speak, so that a crowd of idle sessions dela
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
-from posthouse.exchange import Command, Commands, Effect, Effects
+from posthouse.exchange import Commands, Effect, Effects
 from posthouse.link.memory import Memory
 from posthouse.wire.codes import Code
-from posthouse.wire.messages import Ack, Nack, Publish, Result
+from posthouse.wire.messages import Publish, Result
 
-COMMAND_BYTES: Final = 256
-"""What a command counts beside its ciphertext: about what it takes in memory."""
-ID_BYTES: Final = 128
-"""What an id in a list counts."""
 RETRY_MS: Final = 1000
-PIECE_MESSAGES: Final = 4096
-PIECE_BYTES: Final = 8 * 2**20
-"""Batches that may be large are given in pieces of about this size."""
 AT_ONCE: Final = 64
 """So many idle sessions go on together with those that cannot wait."""
 Failures = list[tuple[int, Exception]]
@@ -116,31 +108,3 @@ def without_publishes(batch: Commands, effects: Effects) -> Commands:
         if commands:
             left.append((number, commands))
     return left
-
-
-def in_pieces(batch: Commands) -> Iterator[Commands]:
-    """The same commands in the same order, in batches of a bounded size."""
-    piece: Commands = []
-    count = size = 0
-    for number, commands in batch:
-        some: list[Command] = []
-        for command in commands:
-            some.append(command)
-            count += 1
-            size += size_of(command)
-            if count >= PIECE_MESSAGES or size >= PIECE_BYTES:
-                yield [*piece, (number, some)]
-                piece, some, count, size = [], [], 0, 0
-        if some:
-            piece.append((number, some))
-    if piece:
-        yield piece
-
-
-def size_of(command: Command) -> int:
-    """About how much memory it takes, in bytes."""
-    if isinstance(command, Publish):
-        return COMMAND_BYTES + len(command.ciphertext)
-    if isinstance(command, Ack | Nack):
-        return COMMAND_BYTES + ID_BYTES * len(command.ids)
-    return COMMAND_BYTES

@@ -15,7 +15,7 @@ from posthouse.server.peers.connection import PeerConnection
 from posthouse.server.peers.dialing import NotConnected, Place, connect
 from posthouse.server.peers.link import Link, LinkHandler
 from posthouse.server.peers.security import NO_CERTIFICATES, Security
-from posthouse.server.peers.tls_stream import TlsStream
+from posthouse.server.peers.tls import PeerTls
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
@@ -126,7 +126,7 @@ class PeerDialer:
         if address.path is None:
             if self._security is None:
                 raise NotConnected(NO_CERTIFICATES)
-            protocol = TlsStream(connection, self._security.context(False), server_side=False)
+            protocol = PeerTls(connection, self._security.context(False), server_side=False)
         sock, place = await connect(address)
         loop = asyncio.get_running_loop()
         over = self._over = loop.create_future()

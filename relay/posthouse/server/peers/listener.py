@@ -19,7 +19,7 @@ from posthouse.server.peers.address import PeerAddress
 from posthouse.server.peers.connection import PeerConnection
 from posthouse.server.peers.link import Link, LinkHandler
 from posthouse.server.peers.security import NO_CERTIFICATES, Security, reason
-from posthouse.server.peers.tls_stream import TlsStream
+from posthouse.server.peers.tls import PeerTls
 
 MAX_LINKS: Final = 64
 MAX_HALF_OPEN: Final = 16
@@ -165,7 +165,7 @@ class PeerListener:
             connection.end("too many connections are beginning")
         if unix or self._security is None:
             return connection
-        return TlsStream(connection, self._security.context(True), server_side=True)
+        return PeerTls(connection, self._security.context(True), server_side=True)
 
     def _new_talk(self, now: float) -> ListenerTalk:
         return ListenerTalk(self._me, now, admit=self._admit)

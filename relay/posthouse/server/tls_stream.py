@@ -1,74 +1,93 @@
-"""TLS between a socket and a `PeerConnection`, by way of OpenSSL's memory buffers.
+"""TLS between a socket and a protocol by way of OpenSSL's memory buffers: what client and peer port have in common.
 
-asyncio's own would not do: it does not say why a handshake failed, how much a socket has not taken, or whether the
-other end closed with TLS's last word, which only a process that is alive can say. To its connection this is the
-transport, to the socket's transport it is the protocol.
+asyncio's own TLS keeps 256 KiB for every connection, from its first byte and, as garbage in a cycle, beyond its last;
+and it does not say why a handshake failed, how much a socket has not taken, or whether the other end closed with TLS's
+last word, which only a process that is alive can say.
+
+To what it serves it is the transport, to the socket's transport it is the protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, Final, cast
-
-from posthouse.server.peers.security import reason
-
-if TYPE_CHECKING:
-    from posthouse.server.peers.connection import PeerConnection
-
-ENCRYPTED_BYTES: Final = 256 * 1024
+from typing import Any, cast
 
 
 class TlsStream(asyncio.BufferedProtocol):
     """One connection. What is written before the handshake is complete is dropped: nobody could read it."""
 
-    def __init__(self, connection: PeerConnection, context: ssl.SSLContext, *, server_side: bool) -> None:
-        self._connection = connection
+    __slots__ = ("_incoming", "_outgoing", "_protocol", "_ready", "_socket", "_tls")
+
+    def __init__(
+        self, protocol: asyncio.BufferedProtocol, context: ssl.SSLContext, *, server_side: bool
+    ) -> None:
+        """``protocol``: is told what was decrypted, and that the connection begins and ends."""
+        self._protocol = protocol
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = context.wrap_bio(self._incoming, self._outgoing, server_side)
-        self._server_side = server_side
-        self._ready = False
-        """Whether the handshake is complete."""
-        self._view = memoryview(bytearray(ENCRYPTED_BYTES))
+        self._ready = False  # whether the handshake is complete
         self._socket: asyncio.Transport
+
+    # --- for the two ports
+
+    def _encrypted(self) -> memoryview:
+        """The buffer for what comes from the socket."""
+        raise NotImplementedError
+
+    def _decrypted(self) -> memoryview:
+        """The buffer from which the protocol takes what was decrypted; it may be the same."""
+        raise NotImplementedError
+
+    def _secured(self) -> None:
+        """The handshake is complete."""
+
+    def _closed_by_peer(self) -> None:
+        """TLS's last word came from the other end."""
+        raise NotImplementedError
+
+    def _failed(self, error: ssl.SSLError) -> None:
+        """TLS has failed; the alert that says why is sent."""
+        raise NotImplementedError
 
     # --- what the socket's transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection begins; the dialer speaks first."""
+        """There is a connection."""
         self._socket = cast(asyncio.Transport, transport)
-        self._connection.connection_made(cast(asyncio.BaseTransport, self))
-        if not self._server_side:
-            self._advance()
+        self._protocol.connection_made(cast(asyncio.BaseTransport, self))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """For what is encrypted."""
-        return self._view
+        return self._encrypted()
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were received."""
         if self._tls is not None:
-            self._incoming.write(self._view[:nbytes])
+            self._incoming.write(self._encrypted()[:nbytes])
             self._advance()
 
     def eof_received(self) -> None:
         """The other end has sent its last byte."""
-        self._connection.eof_received()
+        self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._tls = None
-        self._connection.connection_lost(exc)
+        self._protocol.connection_lost(exc)
 
-    # --- what the connection calls: as much of a transport as it needs
+    # --- what the protocol calls: as much of a transport as it needs
 
     def write(self, data: bytes) -> None:
         """Encrypt and send."""
-        if self._tls is None or not self._ready:
+        tls = self._tls
+        if tls is None or not self._ready:
             return
+        rest = memoryview(data)
         try:
-            self._tls.write(data)
+            while rest:
+                rest = rest[tls.write(rest) :]
         except ssl.SSLError as error:
             self._fail(error)
         else:
@@ -98,7 +117,7 @@ class TlsStream(asyncio.BufferedProtocol):
         """What the socket's transport says."""
         return self._socket.get_extra_info(name, default)
 
-    # ---
+    # --- TLS
 
     def _advance(self) -> None:
         """Go on with the handshake, or decrypt all there is."""
@@ -118,11 +137,12 @@ class TlsStream(asyncio.BufferedProtocol):
             return False
         self._ready = True
         self._send()
-        self._connection.secured()
+        self._secured()
         return True
 
     def _take(self) -> None:
-        view = self._connection.get_buffer(-1)
+        """Decrypt all there is, and pass it on a buffer at a time."""
+        view = self._decrypted()
         more = True
         while more:
             filled = 0
@@ -135,7 +155,7 @@ class TlsStream(asyncio.BufferedProtocol):
                     break
                 if count == 0:  # the other's last word
                     self._deliver(filled)
-                    self._connection.closed_by_peer()
+                    self._closed_by_peer()
                     return
                 filled += count
             self._deliver(filled)
@@ -144,14 +164,17 @@ class TlsStream(asyncio.BufferedProtocol):
 
     def _deliver(self, count: int) -> None:
         if count:
-            self._connection.buffer_updated(count)
+            self._protocol.buffer_updated(count)
 
-    def _send(self) -> None:
-        if self._outgoing.pending:
-            self._socket.write(self._outgoing.read())
+    def _send(self) -> int:
+        """Hand over what TLS has to say; how many bytes that is."""
+        if not self._outgoing.pending:
+            return 0
+        data = self._outgoing.read()
+        self._socket.write(data)
+        return len(data)
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """End it for a fault of TLS, with the alert that says which."""
         self._tls = None
         self._send()
-        self._connection.end(f"TLS: {reason(error)}")
+        self._failed(error)
