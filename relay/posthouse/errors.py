@@ -1,7 +1,8 @@
 """Errors of Posthouse that a person or a program may want to tell apart.
 
     PosthouseError
-    └── ConfigError (also ValueError)    a setting that cannot be used
+    ├── ConfigError (also ValueError)    a setting that cannot be used
+    └── MissingExtra                     a part of the package that is not installed
 
 Every error carries its facts as fields, and its text is one line that says what is wrong and what would be right.
 The command line prints that line and ends with exit code 1; it never shows a traceback for a PosthouseError.
@@ -27,3 +28,15 @@ class ConfigError(PosthouseError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}; allowed: {self.allowed}"
+
+
+class MissingExtra(PosthouseError):
+    """Something was asked for whose packages are not installed. ``extra`` is the extra that has them."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(what, extra)
+        self.what = what
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.what} needs more packages: pip install 'posthouse[{self.extra}]'"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from msgspec.structs import replace
 from posthouse.single_active.leases.interface import LeaseConflict, LeaseUnavailable, Record
 
 
@@ -24,20 +25,7 @@ class LeaseTable:
         if expected != (self.record.version if self.record else None):
             return None
         self._versions += 1
-        r = record
-        self._set(
-            Record(
-                r.holder,
-                r.stamp,
-                r.transitions,
-                r.duration_s,
-                r.peer,
-                r.process,
-                r.released,
-                r.successor,
-                f"v{self._versions}",
-            )
-        )
+        self._set(replace(record, version=f"v{self._versions}"))
         return self.record
 
     def delete(self) -> None:

@@ -50,7 +50,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_store_says_which_lease_unless_the_configuration_does(url: str, kind: str, found: str) -> None:
-    assert leasing.kind_of(config(url, kind)) == found
+    assert config(url, kind).lease_kind == found
 
 
 # --- where it listens

@@ -109,7 +109,7 @@ class Rig:
             fenced=True,
             jitter=0.5,
             store_patience_s=0.1,
-            on_role=self.roles.append,
+            on_role=lambda changed: self.roles.append(changed.role),
             on_record=lambda: None,
             on_stuck=self._is_stuck,
         )

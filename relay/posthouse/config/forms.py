@@ -87,7 +87,16 @@ def _store_url(text: str) -> str:
     raise ValueError(f"{hidden_password(text)!r} is not a store that this release knows")
 
 
+def _object_name(text: str) -> str:
+    """RFC 1123, as Kubernetes has it for the names of most objects."""
+    label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
+        raise ValueError(f"{text!r} is no name of a Kubernetes object")
+    return text
+
+
 LISTEN_ADDRESS = Form("HOST:PORT, an IPv6 host in brackets", _listen_address)
+OBJECT_NAME = Form("lower-case letters, digits, - and .", _object_name)
 PEER_ADDRESS = Form("unix:/absolute/path or HOST:PORT, an IPv6 host in brackets", _peer_address)
 PUBLIC_NAME = Form("HOST or HOST:PORT, as in the URL that clients dial", _public_name)
 STORE_URL = Form("memory:, sqlite:///relative/path, sqlite:////absolute/path or postgresql://…", _store_url)

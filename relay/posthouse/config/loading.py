@@ -194,6 +194,12 @@ def _check_lease(config: Config) -> None:
         )
     if lease.kind == "store" and config.store.url == "memory:":
         raise ConfigError("lease.kind", "'store' has no place in store.url 'memory:'", "auto or none")
+    if config.lease_kind == "kubernetes" and config.sqlite_path is None:
+        peer = config.peer
+        if not peer.tls_cert and not peer.listen:
+            raise ConfigError(
+                "peer.tls_cert", "it is empty, and members in pods have no other way to each other", "a file"
+            )
     tried = lease.renew_s + lease.request_timeout_s
     if tried >= lease.deadline_s:
         problem = f"{lease.deadline_s:g} s leaves no time to try a renewal again"

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from posthouse.config.forms import LISTEN_ADDRESS, PEER_ADDRESS, PUBLIC_NAME, STORE_URL, hidden_password
+from posthouse.config.forms import (
+    LISTEN_ADDRESS,
+    OBJECT_NAME,
+    PEER_ADDRESS,
+    PUBLIC_NAME,
+    STORE_URL,
+    hidden_password,
+)
 from posthouse.config.limits import DAY_S, MIB, Commit, Limits, Quota
 from posthouse.config.setting import Setting
 
@@ -30,7 +37,7 @@ class Server:
         Setting(
             "Name of this member among those that share the store; each start adds a few letters of its own.",
             why="A host's name, or a pod's, is how its operator knows it.",
-            empty="the host's name",
+            empty="the pod's name, or the host's",
         ),
     ] = ""
     listen: Annotated[
@@ -89,6 +96,18 @@ class Server:
             maximum=DAY_S,
         ),
     ] = 10.0
+    linger_s: Annotated[
+        float,
+        Setting(
+            "How long a relay that stops goes on taking new connections, when another member serves them.",
+            why="A load balancer needs seconds to learn that a member is not ready; whoever it sends until then must "
+            "not find a closed door. Without one in front nothing is gained.",
+            unit="s",
+            minimum=0,
+            maximum=3600,
+            zero="none are taken from the first moment",
+        ),
+    ] = 0.0
     drain_s: Annotated[
         float,
         Setting(
@@ -185,14 +204,23 @@ class Lease:
     """How members that share a store agree on which of them is active, and how soon another takes over."""
 
     kind: Annotated[
-        Literal["auto", "none", "file", "store"],
+        Literal["auto", "none", "file", "store", "kubernetes"],
         Setting(
             "none: this process alone; file: a lock beside the SQLite file; store: a timed row in the store; "
-            "auto: file for sqlite, store for postgresql, none for memory.",
+            "kubernetes: a Lease of the cluster; auto: kubernetes where pod.name is set, else file for sqlite, "
+            "store for postgresql, none for memory.",
             why="Members on one store are told apart without anybody having thought of it.",
             flag="--lease",
         ),
     ] = "auto"
+    name: Annotated[
+        str,
+        Setting(
+            "Name of the Lease in Kubernetes, in the namespace of the pod; the members of one relay share it.",
+            why="One relay in a namespace needs no other; two do.",
+            form=OBJECT_NAME,
+        ),
+    ] = "posthouse"
     duration_s: Annotated[
         float,
         Setting(
@@ -256,7 +284,7 @@ class Peer:
             "Address that other members are told to dial.",
             why="Only needed where this member cannot know it: it listens everywhere, and its host's name "
             "leads others elsewhere.",
-            empty="where it listens, with the host's name in place of 0.0.0.0",
+            empty="where it listens, with pod.ip or the host's name in place of 0.0.0.0",
             form=PEER_ADDRESS,
         ),
     ] = ""
@@ -284,6 +312,51 @@ class Peer:
             empty="no links over TCP",
         ),
     ] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """The Kubernetes pod that this member runs in, as its manifest tells it (the downward API)."""
+
+    name: Annotated[
+        str,
+        Setting(
+            "Name of the pod.",
+            why="Members are known by it, and it says that there is a Kubernetes to ask for a Lease.",
+            empty="not in a pod",
+        ),
+    ] = ""
+    uid: Annotated[
+        str,
+        Setting(
+            "UID of the pod.",
+            why="A pod that comes after another of the same name is not that one.",
+            empty="it is not compared, and the end of a container is not taken as a proof",
+        ),
+    ] = ""
+    namespace: Annotated[
+        str,
+        Setting(
+            "Namespace of the pod, of the Lease and of the events.",
+            why="A service account's own files tell it too.",
+            empty="that of the service account",
+        ),
+    ] = ""
+    ip: Annotated[
+        str,
+        Setting(
+            "Address of the pod, at which other members dial it.",
+            why="Unlike a name it needs no DNS, and a refused connection to it is the end of this very pod's process.",
+            empty="the host's name is dialed",
+        ),
+    ] = ""
+    container: Annotated[
+        str,
+        Setting(
+            "Name of the relay's container within the pod.",
+            why="A pod may have others beside it.",
+        ),
+    ] = "relay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,6 +494,7 @@ class Config:
     store: Store = field(default_factory=Store)
     lease: Lease = field(default_factory=Lease)
     peer: Peer = field(default_factory=Peer)
+    pod: Pod = field(default_factory=Pod)
     limits: Limits = field(default_factory=Limits)
     quota: Quota = field(default_factory=Quota)
     anonymous: Anonymous = field(default_factory=Anonymous)
@@ -432,6 +506,18 @@ class Config:
     def shown_store(self) -> str:
         """The store's URL without what looks like a password."""
         return hidden_password(self.store.url)
+
+    @property
+    def lease_kind(self) -> Literal["none", "file", "store", "kubernetes"]:
+        """The kind of lease, where the setting leaves it open too."""
+        kind = self.lease.kind
+        if kind != "auto":
+            return kind
+        if self.pod.name:
+            return "kubernetes"
+        if self.sqlite_path is not None:
+            return "file"
+        return "none" if self.store.url == "memory:" else "store"
 
     @property
     def sqlite_path(self) -> Path | None:

@@ -69,6 +69,14 @@ class Departure:
         await asyncio.sleep(0)
         return self._engine.store_healthy
 
+    async def linger(self, seconds: float) -> None:
+        """Wait so long, unless hurried."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+        except TimeoutError:
+            pass
+
     async def send_away(self) -> None:
         """Say ``goaway`` to every client and close its connection, over ``drain_s``."""
         clients = list(self._front.clients())
@@ -84,7 +92,7 @@ class Departure:
                 self._goaway(client, latest_ms)
             gone = due
             if gone < len(clients):
-                await self._pause()
+                await self.linger(PACE_S)
 
     async def wait_until_gone(self, timeout_s: float) -> None:
         """Wait until the peers have ended their side; those that have not in time are dropped."""
@@ -102,10 +110,3 @@ class Departure:
 
     def _goaway(self, client: Client, latest_ms: int) -> None:
         self._front.goaway(client, "drain", (EARLIEST_RETURN_MS, latest_ms), CloseCode.RESTART)
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(PACE_S):
-                await self._hurried.wait()
-        except TimeoutError:
-            pass

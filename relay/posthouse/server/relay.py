@@ -13,12 +13,13 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 import posthouse
 from posthouse.config import Config, hidden_password
+from posthouse.errors import MissingExtra
 from posthouse.identity import warm_bucket_table
 from posthouse.link.frames import Handover
 from posthouse.server import http, listeners, memory, settings
@@ -44,6 +45,9 @@ from posthouse.store.opening import open_store
 from posthouse.store.threads import StoreThreads
 from posthouse.wire.audience import audience_of
 from posthouse.wire.codes import Code
+
+if TYPE_CHECKING:
+    from posthouse.server.pods import Pod
 
 ACCEPTED_A_TURN: Final = 128
 """Connections taken from one listener in one loop turn: those that are there must not wait for a crowd."""
@@ -203,6 +207,7 @@ class Relay:
             if path
             else None
         )
+        pod = await self._join_pod()
         cluster = self._cluster = Cluster(
             config,
             self._engine,
@@ -211,6 +216,7 @@ class Relay:
             self._conditions,
             ready=lambda: self._not_ready() is None,
             control=None if own else control,
+            pod=pod,
             on_stuck=lambda: os._exit(1),
         )
         self._open.push_async_callback(cluster.close)
@@ -223,6 +229,21 @@ class Relay:
         await cluster.settled(DECISION_S)
         self._ready = True
         cluster.look()
+
+    async def _join_pod(self) -> Pod | None:
+        """What there is of Kubernetes, where the lease is of that kind. Raises PosthouseError."""
+        if self._config.lease_kind != "kubernetes":
+            return None
+        try:
+            from posthouse.server.pods import Pod
+        except ModuleNotFoundError:
+            raise MissingExtra("a lease of Kubernetes", "kubernetes") from None
+        pod = await Pod.join(self._config, self._notes)
+        self._open.push_async_callback(pod.close)
+        return pod
+
+    def _notes(self) -> dict[str, str]:
+        return self._cluster.notes()
 
     async def _promote(self, member: str) -> Handover:
         return await self._cluster.promote(member)
@@ -266,7 +287,7 @@ class Relay:
 
     def _is_fenced(self) -> None:
         """Another promotion owns the store: let it, and follow it; who takes himself for alone has to end."""
-        if self._cluster.lease_kind == "none":
+        if self._config.lease_kind == "none":
             self.fenced.set()
         self._cluster.fenced()
 
@@ -307,7 +328,7 @@ class Relay:
             store_messages=total.count,
             store_bytes=total.bytes,
             disk_free_bytes=self._floor.free_bytes,
-            lease_kind=cluster.lease_kind,
+            lease_kind=self._config.lease_kind,
             lease_held=cluster.holds_lease,
             connections=self._front.count,
             sessions=self._front.sessions,
@@ -325,6 +346,8 @@ class Relay:
             return Role.DRAINING.value
         if not self._ready:
             return Role.STARTING.value
+        if self._cluster.out_of_reach:
+            return "no active instance is reached"
         return None if self._engine.store_healthy else "the store does not take writes"
 
     # --- stop
@@ -344,9 +367,6 @@ class Relay:
         self._stopping = True
         self._since_ms = wall_ms()
         _log.info("stopping", connections=self._front.count, drain_s=config.server.drain_s)
-        self._front.draining = True
-        for acceptor in self._acceptors:
-            acceptor.close()
         departure = self._departure = Departure(
             self._engine,
             self._front,
@@ -369,8 +389,14 @@ class Relay:
         _log.info("stopped")
         return True
 
+    def _take_no_connections(self) -> None:
+        self._front.draining = True
+        for acceptor in self._acceptors:
+            acceptor.close()
+
     async def _stop_alone(self, departure: Departure) -> None:
         """There is nobody who could go on: the clients go first, then the broker."""
+        self._take_no_connections()
         self._conditions.refuse = Code.DRAINING
         self._conditions.refuse_retry_ms = None
         answered = await departure.settle()
@@ -382,8 +408,15 @@ class Relay:
         await self._cluster.leave(STOPPING, graceful=answered)
 
     async def _stop_among_others(self, departure: Departure) -> None:
-        """The broker goes first, then the clients, who are served by the next one until they go."""
+        """The broker goes first, then the clients, who are served by the next one until they go.
+
+        Those that a load balancer still sends meanwhile are served by the next one too.
+        """
+        linger_until = asyncio.get_running_loop().time() + self._config.server.linger_s
         await self._cluster.leave(STOPPING)
+        if self._cluster.served_elsewhere:
+            await departure.linger(linger_until - asyncio.get_running_loop().time())
+        self._take_no_connections()
         await departure.send_away()
         await departure.wait_until_gone(PEERS_PATIENCE_S)
         await self._cluster.acks_confirmed()

@@ -351,7 +351,7 @@ class Elector:
             self._timing.duration_s,
             self._me.peer,
             self._me.process,
-            purpose is Purpose.RELEASE,
-            self._successor if purpose is Purpose.RELEASE else "",
+            released=purpose is Purpose.RELEASE,
+            successor=self._successor if purpose is Purpose.RELEASE else "",
         )
         self._out.append(Write(self._requests, record, before.version if before else None))

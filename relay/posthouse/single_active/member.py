@@ -46,6 +46,7 @@ class RoleChanged(Struct, frozen=True, gc=False):
 
     before: Role
     role: Role
+    event: Event
     reason: str
 
 
@@ -206,4 +207,4 @@ class Member:
     def _change(self, event: Event, reason: str) -> None:
         before, self.role = self.role, next_role(self.role, event)
         if before is not self.role:
-            self._out.append(RoleChanged(before, self.role, reason))
+            self._out.append(RoleChanged(before, self.role, event, reason))

@@ -13,8 +13,9 @@ import random
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from posthouse.config import Config
@@ -22,6 +23,7 @@ from posthouse.errors import PosthouseError
 from posthouse.link import frames
 from posthouse.link.frames import Handover, MemberState
 from posthouse.link.talk import Me
+from posthouse.server import news
 from posthouse.server.cluster import leasing
 from posthouse.server.cluster.active import ActiveWork
 from posthouse.server.cluster.following import Following
@@ -31,12 +33,18 @@ from posthouse.server.cluster.remote import Remote
 from posthouse.server.cluster.switch import Sessions, Switch
 from posthouse.server.control import ControlSocket
 from posthouse.server.engine import Engine, boot_s
+from posthouse.server.news import SERVING, News
 from posthouse.server.peers import MutualTls, PeerAddress, PeerDialer, PeerListener
 from posthouse.session.settings import Conditions
 from posthouse.single_active.elector import Candidate
 from posthouse.single_active.leases.file import this_process
-from posthouse.single_active.roles import Role
+from posthouse.single_active.leases.interface import Record
+from posthouse.single_active.member import RoleChanged
+from posthouse.single_active.roles import Event, Role
 from posthouse.store.interface import Store
+
+if TYPE_CHECKING:
+    from posthouse.server.pods import Pod
 
 STORE_PATIENCE_S: Final = 2.0
 """How long a promotion or a hand-over waits for the store, beyond the time that a commit may take."""
@@ -47,7 +55,6 @@ ACKS_S: Final = 2.0
 SUCCESSOR_S: Final = 2.0
 """How long a member that ends waits, before it sends its clients away, until the next one serves them."""
 LOOK_S: Final = 0.02
-SERVING: Final = (Role.ACTIVE, Role.IN_DOUBT)
 _log = structlog.get_logger()
 
 
@@ -68,12 +75,16 @@ class Cluster:
         *,
         ready: Callable[[], bool],
         control: ControlSocket | None,
+        pod: Pod | None,
         on_stuck: Callable[[], None],
     ) -> None:
-        """``ready``: whether this member may take over. ``control``: the socket that belongs to the active member."""
-        self.member = f"{config.server.member or platform.node() or 'relay'}.{secrets.token_hex(3)}"
+        """``ready``: whether this member may take over. ``control``: the socket that belongs to the active member.
+
+        ``pod``: what there is of a Kubernetes around this member; with the lease of that kind.
+        """
+        name = config.server.member or config.pod.name or platform.node() or "relay"
+        self.member = f"{name}.{secrets.token_hex(3)}"
         """Id of this start of this member."""
-        self.lease_kind = leasing.kind_of(config)
         self.role_changed: Callable[[], None] = lambda: None
         """Called when the role has changed."""
         self._engine = engine
@@ -109,7 +120,8 @@ class Cluster:
         )
         self._dialer = PeerDialer(self._tls, lambda: me, self._following, on_refused=self._is_dead)
         self._config = config
-        self._lease = leasing.open_lease(config, store)
+        self._lease = leasing.open_lease(config, store, pod)
+        self._pod = pod
         self._fenced = store.durable
         self._on_stuck = on_stuck
         self._membership: Membership | None = None
@@ -147,6 +159,25 @@ class Cluster:
         return (
             self._host.last_handover if self.role in SERVING or standing is None else standing.last_handover
         )
+
+    @property
+    def served_elsewhere(self) -> bool:
+        """Whether the own clients are served by another member's broker."""
+        return self._switch.remote is not None
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether no broker was found yet, or none for so long that publishes are rejected."""
+        return self._switch.out_of_reach
+
+    def notes(self) -> dict[str, str]:
+        """What the lease may say of this member while it is active, for people and tools to see."""
+        if self.role not in SERVING:
+            return {}
+        found = {"epoch": str(self._engine.epoch)}
+        if self._host.last_handover is not None:
+            found["last-handover"] = msgspec.json.encode(self._host.last_handover).decode()
+        return found
 
     @property
     def hosted_sessions(self) -> int:
@@ -213,7 +244,7 @@ class Cluster:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SUCCESSOR_S
         while hands_over and loop.time() < deadline:
-            if self._switch.remote is not None:
+            if self.served_elsewhere:
                 return
             await asyncio.sleep(LOOK_S)
 
@@ -314,19 +345,45 @@ class Cluster:
         if self._reported != frames.Report(self.role.value, self._ready(), self._address):
             self._following.tell()
 
-    def _role_changed(self, role: Role) -> None:
-        if role is Role.PROMOTING:
+    def _role_changed(self, changed: RoleChanged) -> None:
+        if changed.role is Role.PROMOTING:
             self._work.successor = ""  # that of the term before
+        if changed.event is Event.PROMOTED:
+            # Soon: the broker has not begun, and who was active before is told by its beginning.
+            asyncio.get_running_loop().call_soon(self._tell_promotion)
+        elif (item := news.of_role(changed, self._successor())) is not None:
+            self._tell(item)
         self._report_again()
         self._host.announce()
         self.role_changed()
+
+    def _successor(self) -> str:
+        """Name of the member that this term is handed over to; empty if nobody is named."""
+        address = self._work.successor
+        return next((name for name, at in self._host.ready() if at == address), address)
+
+    def _tell_promotion(self) -> None:
+        if self.role in SERVING:
+            self._tell(news.of_promotion(self._engine.epoch, self._host.last_handover))
+
+    def _tell(self, item: News) -> None:
+        if self._pod is not None:
+            self._pod.tell(item)
 
     def _active_ended(self, successor: str) -> None:
         """The active member, or our link to it, says that it serves no more: perhaps the lease is free."""
         if self._membership is not None:
             self._membership.look()
+            self._look_after_holder(self._membership.record)
         if successor and successor != self._address:
             self._dialer.follow(successor)
+
+    def _look_after_holder(self, record: Record | None) -> None:
+        """What a broken link cannot tell, the cluster may: whether the container at its other end has ended."""
+        if self._pod is None or record is None or record.container is None or record.released:
+            return
+        if record.holder != self.member and not self._following.linked:
+            self._pod.look_after(record.container, record.duration_s, lambda: self._is_dead(record.peer))
 
     def _is_dead(self, address: str) -> None:
         if self._membership is not None:

@@ -36,6 +36,11 @@ class Following:
         self._asked = 0
 
     @property
+    def linked(self) -> bool:
+        """Whether there is a link."""
+        return self._link is not None
+
+    @property
     def active(self) -> str | None:
         """Id of the active member, if it is elsewhere and serves."""
         standing = self.standing

@@ -9,7 +9,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from posthouse.config import Config
 from posthouse.config.forms import split_host_port
@@ -22,8 +22,10 @@ from posthouse.single_active.leases.store import StoreLease
 from posthouse.single_active.timing import Timing
 from posthouse.store.interface import Store
 
+if TYPE_CHECKING:
+    from posthouse.server.pods import Pod
+
 DEFAULT_PORT: Final = 8081
-Kind = Literal["none", "file", "store"]
 
 
 class NoPlaceForSockets(PosthouseError):
@@ -38,19 +40,12 @@ class NoPlaceForSockets(PosthouseError):
         return f"no place for the sockets of members: {self.folder}: {self.reason}; set peer.listen"
 
 
-def kind_of(config: Config) -> Kind:
-    """The kind of lease that the configuration asks for."""
-    kind = config.lease.kind
-    if kind != "auto":
-        return kind
-    if config.sqlite_path is not None:
-        return "file"
-    return "none" if config.store.url == "memory:" else "store"
-
-
-def open_lease(config: Config, store: Store) -> Lease:
-    """That lease. Nothing is asked of it yet."""
-    kind = kind_of(config)
+def open_lease(config: Config, store: Store, pod: Pod | None) -> Lease:
+    """The lease that the configuration asks for. Nothing is asked of it yet. ``pod``: where that is a cluster's."""
+    kind = config.lease_kind
+    if kind == "kubernetes":
+        assert pod is not None, "joined before"
+        return pod.lease
     if kind == "none":
         return NoneLease()
     if kind == "store":
@@ -74,7 +69,7 @@ def timing_of(config: Config) -> Timing:
 
 def peer_listen(config: Config, member: str) -> str | None:
     """Where this member is to listen for links; None if it is alone. Raises NoPlaceForSockets."""
-    if kind_of(config) == "none":
+    if config.lease_kind == "none":
         return None
     if config.peer.listen:
         return config.peer.listen
@@ -97,7 +92,10 @@ def peer_address(config: Config, listening: str) -> str:
     if listening.startswith("unix:"):
         return listening
     host, port = split_host_port(listening)
-    return f"{socket.getfqdn()}:{port}" if host in ("0.0.0.0", "::") else listening
+    if host not in ("0.0.0.0", "::"):
+        return listening
+    ip = config.pod.ip
+    return f"{f'[{ip}]' if ':' in ip else ip or socket.getfqdn()}:{port}"
 
 
 def remove_dead(folder: Path, prefix: str) -> None:

@@ -59,7 +59,7 @@ class Membership:
         fenced: bool,
         jitter: float,
         store_patience_s: float,
-        on_role: Callable[[Role], None],
+        on_role: Callable[[RoleChanged], None],
         on_record: Callable[[], None],
         on_stuck: Callable[[], None],
     ) -> None:
@@ -171,7 +171,7 @@ class Membership:
             self._engine.sure_again()
         if changed.role is Role.STOPPED:
             self.left.set()
-        self._on_role(changed.role)
+        self._on_role(changed)
 
     def _observed(self, record: Record | None) -> None:
         if record is not None and record.holder and record.holder != self.me.id:

@@ -34,7 +34,8 @@ class Nobody:
         self._kept: Commands = []
         self._bytes = 0
         self._effects: Effects = []
-        self._refusing = False
+        self.refusing = False
+        """Whether it has taken too long: publishes are rejected at once."""
         self._keep(kept, bounded=False)
 
     def submit(self, batch: Commands) -> Failures:
@@ -45,7 +46,7 @@ class Nobody:
         failures: Failures = []
         for number, commands in batch:
             size = sum(map(size_of, commands))
-            if self._refusing or self._bytes + size > self._max_bytes:
+            if self.refusing or self._bytes + size > self._max_bytes:
                 commands = self._refuse(number, commands)
                 size = sum(map(size_of, commands))
             if bounded and self._bytes + size > 2 * self._max_bytes:
@@ -60,7 +61,7 @@ class Nobody:
 
     def refuse(self) -> None:
         """It has taken too long: reject the publishes that no broker has seen, those that come too."""
-        self._refusing = True
+        self.refusing = True
         kept, self._kept, self._bytes = self._kept, [], 0
         self._keep(kept, bounded=False)
 

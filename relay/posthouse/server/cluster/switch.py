@@ -82,6 +82,11 @@ class Switch:
         upstream = self.upstream
         return upstream if isinstance(upstream, Remote) else None
 
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether there has been no broker yet, or none for so long that publishes are rejected."""
+        return isinstance(self.upstream, Nobody) and (self.left_at is None or self.upstream.refusing)
+
     # --- changes
 
     def to_local(self) -> None:

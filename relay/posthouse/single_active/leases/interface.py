@@ -38,6 +38,17 @@ class Process(Struct, frozen=True, gc=False):
     """Inode of the PID namespace in which ``pid`` counts."""
 
 
+class Container(Struct, frozen=True, gc=False):
+    """One run of a container of one Kubernetes pod."""
+
+    pod: str
+    """Name of the pod."""
+    uid: str
+    """UID of the pod: a later one may have the same name."""
+    id: str
+    """As the container runtime has it, with its prefix (``containerd://…``): every restart has another."""
+
+
 class Record(Struct, frozen=True, gc=False):
     """What stands in a lease."""
 
@@ -53,6 +64,8 @@ class Record(Struct, frozen=True, gc=False):
     """Address of the holder's peer port."""
     process: Process | None = None
     """The holder's process, where all members are on one machine."""
+    container: Container | None = None
+    """The holder's container, where it runs in a pod and knows it."""
     released: bool = False
     """The holder has stopped its work: the lease may be claimed at once."""
     successor: str = ""

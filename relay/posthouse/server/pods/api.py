@@ -1,0 +1,79 @@
+"""The way to the API server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import aiohttp
+import msgspec
+from kubernetes.aio import client, config
+from kubernetes.aio.config.config_exception import ConfigException
+
+from posthouse.errors import PosthouseError
+
+NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+T = TypeVar("T")
+
+
+class NoCluster(PosthouseError):
+    """There is no Kubernetes to ask, though the configuration says that there is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no Kubernetes to ask for the lease: {self.reason}"
+
+
+class Refused(PosthouseError):
+    """The API server did not do what it was asked, or was not reached."""
+
+    def __init__(self, status: int | None, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        """Of HTTP; None if it was not reached."""
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}" if self.status is not None else self.reason
+
+
+async def connect() -> client.ApiClient:
+    """By the pod's service account, else by ``KUBECONFIG``. Raises NoCluster."""
+    settings = client.Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+        else:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                client_configuration=settings, persist_config=False
+            )
+    except (ConfigException, OSError, ValueError) as error:
+        raise NoCluster(str(error)) from None
+    return client.ApiClient(settings)
+
+
+def own_namespace() -> str:
+    """The namespace of the service account. Raises NoCluster."""
+    try:
+        return NAMESPACE_FILE.read_text().strip()
+    except OSError:
+        raise NoCluster("pod.namespace is empty, and there is no service account that tells it") from None
+
+
+async def answer(call: Awaitable[aiohttp.ClientResponse], kind: type[T]) -> T:
+    """What the API server says to a call without preloaded content. Raises Refused."""
+    try:
+        response = await call
+        body = await response.read()
+        if response.status >= 300:
+            raise Refused(response.status, str(response.reason))
+        return msgspec.json.decode(body, type=kind)
+    except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError
+        raise Refused(None, str(error) or type(error).__name__) from None
+    except msgspec.MsgspecError as error:
+        raise Refused(None, f"not understood: {error}") from None

@@ -1,0 +1,252 @@
+"""A lease of the cluster: an object of coordination.k8s.io/v1, changed by patches that name the version they replace.
+
+What the Lease has a field for is in its ``spec``, where every tool looks for it; the rest is in annotations
+(``posthouse.dev/…``). A patch touches nothing else, so that labels and owners that others set are kept. A released
+Lease has no holder, by the convention of Kubernetes' own clients.
+
+A version is the object's UID and its resource version: neither comes back, also not for an object that was deleted and
+made again. Somebody else's change of the object is a new version too: followers wait a little longer, and the holder,
+whose next renewal is refused, reads and finds itself.
+
+The watch is told of every renewal. One of which nothing was heard for a while is taken for dead, although its
+connection may look well (a node that was cut off, an API server that hangs), and the runner makes another.
+
+Source: https://kubernetes.io/docs/concepts/architecture/leases/; the conventions are those of client-go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from kubernetes.aio import client, watch
+from kubernetes.aio.client.exceptions import ApiException
+from msgspec import Struct
+
+from posthouse.single_active.leases.interface import Container, LeaseConflict, LeaseUnavailable, Record
+
+PREFIX: Final = "posthouse.dev/"
+"""Of the annotations."""
+MANAGER: Final = "posthouse"
+"""Of the fields that are written, as ``managedFields`` has it."""
+MERGE_PATCH: Final = "application/merge-patch+json"
+FOREIGN_DURATION_S: Final = 15.0
+"""Of a holder that does not say: what Kubernetes' own components take."""
+GONE: Final = (404, 410)
+CONFLICT: Final = 409
+
+
+class KubernetesLease:
+    """The Lease of one name in one namespace."""
+
+    def __init__(
+        self,
+        api: client.ApiClient,
+        namespace: str,
+        name: str,
+        *,
+        container: Container,
+        silence_s: float,
+        notes: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """``silence_s``: a watch of which nothing is heard for so long is dead; longer than from renewal to renewal.
+
+        ``notes``: what the holder says of itself besides, by annotation; asked with every claim and renewal. ``api`` is
+        closed by the one who made it.
+        """
+        self.container = container
+        """Ours, written with what we write: its pod's UID is part of the holder's identity, its id may follow later."""
+        self._api = client.CoordinationV1Api(api)
+        self._namespace = namespace
+        self._name = name
+        self._silence_s = silence_s
+        self._notes = notes
+        self._acquired = (0, "")
+        """Transitions of our claim, and when it was."""
+
+    async def read(self) -> Record | None:
+        """The record as it is now. Raises LeaseUnavailable."""
+        call = self._api.read_namespaced_lease_without_preload_content
+        try:
+            return await _answer(call(self._name, self._namespace))
+        except _Missing:
+            return None
+
+    async def write(self, record: Record, expected: str | None) -> Record:
+        """Replace the record. Raises LeaseConflict, LeaseUnavailable."""
+        body: Any = self._body(record)
+        if expected is None:
+            body["metadata"]["name"] = self._name
+            create = self._api.create_namespaced_lease_without_preload_content
+            writing = create(self._namespace, _without_none(body), field_manager=MANAGER)
+        else:
+            uid, _, version = expected.partition("/")
+            body["metadata"] |= {"uid": uid, "resourceVersion": version}
+            patch = self._api.patch_namespaced_lease_without_preload_content
+            writing = patch(
+                self._name, self._namespace, body, field_manager=MANAGER, _content_type=MERGE_PATCH
+            )
+        try:
+            return await _answer(writing)
+        except _Missing as missing:
+            if expected is None:  # it is the namespace that is missing
+                raise LeaseUnavailable(str(missing)) from None
+            raise LeaseConflict(f"there is no lease {self._name} any more") from None
+
+    async def watch(self) -> AsyncGenerator[Record | None, None]:
+        """Records as they change, the present one first. Raises LeaseUnavailable when it breaks or says nothing."""
+        events = watch.Watch(return_type="object").stream(  # type: ignore[no-untyped-call]
+            self._api.list_namespaced_lease,
+            self._namespace,
+            field_selector=f"metadata.name={self._name}",
+            allow_watch_bookmarks=True,
+        )
+        async with events:
+            while True:
+                with _told_apart():
+                    async with asyncio.timeout(self._silence_s):
+                        event = await anext(events)
+                    found = msgspec.convert(event["raw_object"], _Object)
+                if event["type"] != "BOOKMARK":
+                    yield None if event["type"] == "DELETED" else _record_of(found)
+
+    async def close(self) -> None:
+        """Nothing is held open: connections are the API client's."""
+
+    def _body(self, record: Record) -> dict[str, Any]:
+        """What a write sets; None where a field or an annotation is to be removed."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if self._acquired[0] != record.transitions:
+            self._acquired = (record.transitions, now)
+        container = self.container
+        seconds = math.ceil(record.duration_s)
+        holder = f"{record.holder}_{container.uid}" if container.uid else record.holder
+        notes = {
+            "address": record.peer or None,
+            "container-id": container.id or None,
+            "pod": container.pod or None,
+            "duration": None if seconds == record.duration_s else repr(record.duration_s),
+            "released-by": holder if record.released else None,
+            "stamp": str(record.stamp),
+            "successor": record.successor or None,
+            **self._notes(),
+        }
+        return {
+            "metadata": {"annotations": {PREFIX + name: text for name, text in notes.items()}},
+            "spec": {
+                "holderIdentity": "" if record.released else holder,
+                "leaseDurationSeconds": seconds,
+                "leaseTransitions": record.transitions,
+                "acquireTime": self._acquired[1],
+                "renewTime": now,
+            },
+        }
+
+
+class _Metadata(Struct, rename="camel"):
+    uid: str = ""
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
+
+
+class _Spec(Struct, rename="camel"):
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    lease_transitions: int | None = None
+
+
+class _Object(Struct):
+    """A Lease, as far as it is read."""
+
+    metadata: _Metadata
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+class _Missing(Exception):
+    """There is no such object."""
+
+
+async def _answer(call: Awaitable[aiohttp.ClientResponse]) -> Record:
+    """The record in an answer. Raises _Missing, LeaseConflict, LeaseUnavailable."""
+    with _told_apart():
+        response = await call
+        body = await response.read()
+        if response.status >= 300:
+            raise ApiException(response.status, response.reason, body=body.decode(errors="replace"))
+        return _record_of(msgspec.json.decode(body, type=_Object))
+    raise AssertionError("not reached")
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Make of what the client library raises what a lease raises."""
+    try:
+        yield
+    except ApiException as error:
+        said = f"{error.status} {_message(error)}"
+        if error.status in GONE:
+            raise _Missing(said) from None
+        if error.status == CONFLICT:
+            raise LeaseConflict(said) from None
+        raise LeaseUnavailable(said) from None
+    except TimeoutError:
+        raise LeaseUnavailable("nothing is heard of the API server") from None
+    except StopAsyncIteration:
+        raise LeaseUnavailable("the API server has ended the watch") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise LeaseUnavailable(str(error) or type(error).__name__) from None
+    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        raise LeaseUnavailable(f"the lease cannot be understood: {error}") from None
+
+
+def _message(error: ApiException) -> str:
+    try:
+        return str(msgspec.json.decode(error.body or "")["message"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def _record_of(lease: _Object) -> Record:
+    """What stands in a Lease; one that is not of our making is that of a holder who renews it as we do."""
+    spec = lease.spec
+    notes = lease.metadata.annotations
+    note = {name.removeprefix(PREFIX): text for name, text in notes.items() if name.startswith(PREFIX)}
+    released = not spec.holder_identity
+    identity = note.get("released-by", "") if released else spec.holder_identity or ""
+    holder, _, uid = identity.partition("_")
+    seconds = spec.lease_duration_seconds or FOREIGN_DURATION_S
+    return Record(
+        holder,
+        int(_number(note.get("stamp"), 0)),
+        spec.lease_transitions or 0,
+        _number(note.get("duration"), seconds),
+        note.get("address", ""),
+        container=Container(note.get("pod", ""), uid, note["container-id"])
+        if "container-id" in note
+        else None,
+        released=released,
+        successor=note.get("successor", ""),
+        version=f"{lease.metadata.uid}/{lease.metadata.resource_version}",
+    )
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    """What somebody wrote into an annotation; what is no amount is passed over: the holder will write it anew."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return otherwise
+    return number if math.isfinite(number) and number > 0 else otherwise
+
+
+def _without_none(body: dict[str, Any]) -> Any:
+    """A new object has nothing that could be removed."""
+    annotations = body["metadata"]["annotations"]
+    body["metadata"]["annotations"] = {name: text for name, text in annotations.items() if text is not None}
+    return body
