@@ -35,8 +35,8 @@ $(STAMP): requirements/dev.txt pyproject.toml $(wildcard operator/posthouse_oper
 .PHONY: requirements
 requirements: $(STAMP) ## pin and hash the requirement files again from pyproject.toml
 	@[ -x .cache/uv/bin/uv ] || { python3 -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv; }
-	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres -o requirements/runtime.txt
-	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres --extra kubernetes --extra operator -o requirements/runtime.txt
+	PATH="$$PWD/.cache/uv/bin:$$PATH" $(COMPILE) --upgrade --extra postgres --extra kubernetes --extra operator --extra dev -c requirements/runtime.txt -o requirements/dev.txt
 
 .PHONY: demo
 demo: $(STAMP) ## show a real relay at work on this machine
@@ -62,6 +62,33 @@ check: $(STAMP) ## style, types, layers, and whether the generated documentation
 .PHONY: bench
 bench: $(STAMP) ## measure against the other brokers (see docs/measurements.md)
 	@$(BIN)/python -m bench
+
+IMAGE ?= posthouse:dev
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git describe --always --abbrev=40 --exclude='*' --dirty=-modified 2>/dev/null || echo unknown)
+
+# What pip is told on this machine (an index of its own, a proxy, authorities) is lent to the build, and does not stay.
+.PHONY: image
+image: ## build the image with docker or buildah: IMAGE=posthouse:dev PYTHON_IMAGE=… BUILDER=…
+	@builder=$(BUILDER); lent=$$(mktemp -d); trap 'rm -rf "$$lent"' EXIT; \
+	export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}; \
+	if [ -z "$$builder" ]; then docker info >/dev/null 2>&1 && builder=docker || builder=buildah; fi; \
+	case $$builder in \
+		docker) export DOCKER_BUILDKIT=1; build=(docker build);; \
+		buildah) build=(buildah bud --isolation chroot --timestamp "$$SOURCE_DATE_EPOCH");; \
+		*) build=(); echo "make: BUILDER is docker or buildah, not $$builder" >&2; exit 1;; \
+	esac; \
+	command -v $$builder >/dev/null || { echo "make: needs a docker that runs, or buildah" >&2; exit 1; }; \
+	for python in $(BIN)/python python3; do \
+		"$$python" -m pip config list > "$$lent/settings" 2>/dev/null && break; \
+	done || true; \
+	sed -nE "s/^[^.]*\.(index-url|extra-index-url|trusted-host|proxy|default-timeout)='(.*)'$$/\1 = \2/p" "$$lent/settings" \
+		| awk 'BEGIN { print "[global]" } !seen[$$1]++ { gsub(/\\n/, "\n  "); print }' > "$$lent/pip.conf"; \
+	build+=(--secret "id=pip.conf,src=$$lent/pip.conf"); \
+	ca=$$(sed -nE "s/^[^.]*\.cert='(.*)'$$/\1/p" "$$lent/settings" | head -n 1); ca=$${ca:-$${SSL_CERT_FILE:-}}; \
+	if [ -f "$$ca" ]; then build+=(--secret "id=ca.crt,src=$$ca"); fi; \
+	"$${build[@]}" $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) --build-arg VERSION="$(VERSION)" \
+		--build-arg REVISION="$(REVISION)" --tag "$(IMAGE)" .
 
 .PHONY: docs
 docs: $(STAMP) ## write the generated documentation again

@@ -9,7 +9,7 @@ import pytest
 from machine import asked, required
 
 # Fixtures of the tests from outside. Named here, not in their modules, so that their assertions explain themselves.
-pytest_plugins = ["relay_fixtures", "store_fixtures", "wire_fixtures"]
+pytest_plugins = ["cluster_fixtures", "relay_fixtures", "store_fixtures", "wire_fixtures"]
 
 for name in [name for name in os.environ if name.startswith("POSTHOUSE_") and name != "POSTHOUSE_REQUIRE"]:
     del os.environ[name]

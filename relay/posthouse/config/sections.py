@@ -272,8 +272,8 @@ class Peer:
         Setting(
             "Address for the links of other members: a Unix socket on one machine, or a port with mutual TLS.",
             why="Members on one machine need nothing set up; between machines nobody but a member may link.",
-            empty="a Unix socket beside the SQLite file, or for postgresql in the user's runtime folder; "
-            "with certificates 0.0.0.0:8081",
+            empty="a Unix socket beside the SQLite file (in a folder of its own where everybody can write there), or "
+            "for postgresql in the user's runtime folder; with certificates 0.0.0.0:8081",
             form=PEER_ADDRESS,
             flag="--peer-listen",
         ),

@@ -78,8 +78,11 @@ def peer_listen(config: Config, member: str) -> str | None:
     path = config.sqlite_path
     if path is not None:
         beside = path.resolve()
-        remove_dead(beside.parent, f"{beside.name}-peer-")
-        return f"unix:{beside.parent / f'{beside.name}-peer-{member}.sock'}"
+        folder = beside.parent
+        if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH:  # as volumes of containers often are
+            folder = _private_folder(folder / f"{beside.name}-members")
+        remove_dead(folder, f"{beside.name}-peer-")
+        return f"unix:{folder / f'{beside.name}-peer-{member}.sock'}"
     folder = _runtime_folder()
     remove_dead(folder, "peer-")
     return f"unix:{folder / f'peer-{member}.sock'}"
@@ -108,7 +111,12 @@ def remove_dead(folder: Path, prefix: str) -> None:
 
 def _runtime_folder() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(base) / "posthouse" if base else Path(tempfile.gettempdir()) / f"posthouse-{os.geteuid()}"
+    return _private_folder(
+        Path(base) / "posthouse" if base else Path(tempfile.gettempdir()) / f"posthouse-{os.geteuid()}"
+    )
+
+
+def _private_folder(folder: Path) -> Path:
     try:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -65,7 +65,22 @@ def own_namespace() -> str:
         raise NoCluster("pod.namespace is empty, and there is no service account that tells it") from None
 
 
-async def answer(call: Awaitable[aiohttp.ClientResponse], kind: type[T]) -> T:
+class Response(Protocol):
+    """What a call without preloaded content gives."""
+
+    @property
+    def status(self) -> int:
+        """Of HTTP."""
+
+    @property
+    def reason(self) -> str | None:
+        """Of HTTP."""
+
+    async def read(self) -> bytes:
+        """The whole body."""
+
+
+async def answer(call: Awaitable[Response], kind: type[T]) -> T:
     """What the API server says to a call without preloaded content. Raises Refused."""
     try:
         response = await call

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-from kubernetes.aio import client, watch
+from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 from msgspec import Struct
 
@@ -39,7 +39,10 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 FOREIGN_DURATION_S: Final = 15.0
 """Of a holder that does not say: what Kubernetes' own components take."""
 GONE: Final = (404, 410)
+WATCH_S: Final = 86_400.0
+"""A watch is made anew after so long; the client's own limit for a request is minutes."""
 CONFLICT: Final = 409
+UNHEARD: Final = "nothing is heard of the API server"
 
 
 class KubernetesLease:
@@ -101,23 +104,39 @@ class KubernetesLease:
 
     async def watch(self) -> AsyncGenerator[Record | None, None]:
         """Records as they change, the present one first. Raises LeaseUnavailable when it breaks or says nothing."""
-        events = watch.Watch(return_type="object").stream(  # type: ignore[no-untyped-call]
-            self._api.list_namespaced_lease,
+        watching = self._api.list_namespaced_lease_without_preload_content(
             self._namespace,
             field_selector=f"metadata.name={self._name}",
+            watch=True,
             allow_watch_bookmarks=True,
+            _request_timeout=WATCH_S,
         )
-        async with events:
+        try:
+            async with asyncio.timeout(self._silence_s):
+                response = await _accepted(watching)
+        except TimeoutError:
+            raise LeaseUnavailable(UNHEARD) from None
+        except _Missing as missing:
+            raise LeaseUnavailable(str(missing)) from None
+        try:
             while True:
-                with _told_apart():
-                    async with asyncio.timeout(self._silence_s):
-                        event = await anext(events)
-                    found = msgspec.convert(event["raw_object"], _Object)
-                if event["type"] != "BOOKMARK":
-                    yield None if event["type"] == "DELETED" else _record_of(found)
+                event = await self._next_event(response)
+                if event.type != "BOOKMARK":
+                    yield None if event.type == "DELETED" else _record_of(_lease_in(event))
+        finally:
+            response.close()
 
     async def close(self) -> None:
         """Nothing is held open: connections are the API client's."""
+
+    async def _next_event(self, response: aiohttp.ClientResponse) -> _Event:
+        with _told_apart():
+            async with asyncio.timeout(self._silence_s):
+                line = await response.content.readline()
+            if not line:
+                raise LeaseUnavailable("the API server has ended the watch")
+            return msgspec.json.decode(line, type=_Event)
+        raise AssertionError("not reached")
 
     def _body(self, record: Record) -> dict[str, Any]:
         """What a write sets; None where a field or an annotation is to be removed."""
@@ -126,7 +145,10 @@ class KubernetesLease:
             self._acquired = (record.transitions, now)
         container = self.container
         seconds = math.ceil(record.duration_s)
-        holder = f"{record.holder}_{container.uid}" if container.uid else record.holder
+        # A member's name may have a _ of its own, a UID has none: then there is always one to split at.
+        holder = record.holder
+        if container.uid or "_" in holder:
+            holder = f"{holder}_{container.uid}"
         notes = {
             "address": record.peer or None,
             "container-id": container.id or None,
@@ -168,18 +190,50 @@ class _Object(Struct):
     spec: _Spec = msgspec.field(default_factory=_Spec)
 
 
+class _Status(Struct):
+    """Why something was not done."""
+
+    code: int = 0
+    message: str = ""
+
+
+class _Event(Struct):
+    """One line of a watch."""
+
+    type: str
+    object: msgspec.Raw
+
+
 class _Missing(Exception):
     """There is no such object."""
 
 
 async def _answer(call: Awaitable[aiohttp.ClientResponse]) -> Record:
     """The record in an answer. Raises _Missing, LeaseConflict, LeaseUnavailable."""
+    response = await _accepted(call)
+    with _told_apart():
+        return _record_of(msgspec.json.decode(await response.read(), type=_Object))
+    raise AssertionError("not reached")
+
+
+async def _accepted(call: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+    """An answer that is not a refusal. Raises _Missing, LeaseConflict, LeaseUnavailable."""
     with _told_apart():
         response = await call
-        body = await response.read()
         if response.status >= 300:
+            body = await response.read()
             raise ApiException(response.status, response.reason, body=body.decode(errors="replace"))
-        return _record_of(msgspec.json.decode(body, type=_Object))
+        return response
+    raise AssertionError("not reached")
+
+
+def _lease_in(event: _Event) -> _Object:
+    """The Lease that a watch tells of. Raises LeaseUnavailable, also for an event that says why the watch ends."""
+    with _told_apart():
+        if event.type == "ERROR":
+            status = msgspec.json.decode(event.object, type=_Status)
+            raise LeaseUnavailable(f"{status.code} {status.message}")
+        return msgspec.json.decode(event.object, type=_Object)
     raise AssertionError("not reached")
 
 
@@ -196,9 +250,7 @@ def _told_apart() -> Iterator[None]:
             raise LeaseConflict(said) from None
         raise LeaseUnavailable(said) from None
     except TimeoutError:
-        raise LeaseUnavailable("nothing is heard of the API server") from None
-    except StopAsyncIteration:
-        raise LeaseUnavailable("the API server has ended the watch") from None
+        raise LeaseUnavailable(UNHEARD) from None
     except (aiohttp.ClientError, OSError) as error:
         raise LeaseUnavailable(str(error) or type(error).__name__) from None
     except (msgspec.MsgspecError, ValueError, KeyError) as error:
@@ -219,7 +271,7 @@ def _record_of(lease: _Object) -> Record:
     note = {name.removeprefix(PREFIX): text for name, text in notes.items() if name.startswith(PREFIX)}
     released = not spec.holder_identity
     identity = note.get("released-by", "") if released else spec.holder_identity or ""
-    holder, _, uid = identity.partition("_")
+    holder, _, uid = identity.rpartition("_") if "_" in identity else (identity, "", "")
     seconds = spec.lease_duration_seconds or FOREIGN_DURATION_S
     return Record(
         holder,

@@ -1,0 +1,96 @@
+"""The command line of the test cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from testbed import build, choice, cluster, containers, places
+from testbed.commands import ClusterError
+
+
+def _up(with_image: bool) -> None:
+    path = choice.given()
+    if path is not None:
+        print(f"testbed: using {path} as it is; load the image there yourself; no faults are made there")
+        return
+    began = time.monotonic()
+    name = choice.with_tool() or choice.tool()
+    if name is not None:
+        made = choice.create(name)
+    else:
+        from testbed import images
+
+        cluster.check_machine()
+        programs, pause = build.programs(), images.pause_image(places.cache())
+        began = time.monotonic()
+        made = cluster.up(programs, pause)
+    what = f"up after {time.monotonic() - began:.1f} s" if made else "is up already"
+    print(f"testbed: {name or 'own cluster'} {what}; export KUBECONFIG={places.kubeconfig()}")
+    if with_image:
+        from testbed import images
+
+        _load(images.relay_image(places.cache()))
+
+
+def _load(archive: Path) -> None:
+    if not archive.is_file():
+        raise ClusterError(f"{archive}: no such file")
+    name = choice.with_tool()
+    if name is not None:
+        choice.load(name, archive)
+    else:
+        containers.load(archive)
+    print(f"testbed: {archive} is on each node")
+
+
+def _down() -> None:
+    name = choice.with_tool()
+    if name is not None:
+        choice.delete(name)
+    else:
+        cluster.down()
+
+
+def _status() -> None:
+    if not cluster.healthy():
+        raise ClusterError("no healthy cluster of our own")
+    print(places.kubeconfig())
+
+
+def main() -> int:
+    """Run one command; 1 and a line on stderr if it fails."""
+    parser = argparse.ArgumentParser(prog="testbed", description="A real Kubernetes for the tests.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser(
+        "up", help="build, start, load the image of the relay; nothing if all that is done"
+    )
+    up.add_argument("--no-image", action="store_true", help="without the image of the relay")
+    load = commands.add_parser("load", help="give an image archive to each node")
+    load.add_argument("archive", type=Path)
+    commands.add_parser("down", help="remove the cluster; what was built and the logs stay")
+    commands.add_parser("status", help="print the kubeconfig of a healthy cluster")
+    commands.add_parser("build", help="compile the programs")
+    arguments = parser.parse_args()
+    try:
+        match arguments.command:
+            case "up":
+                _up(not arguments.no_image)
+            case "load":
+                _load(arguments.archive)
+            case "down":
+                _down()
+            case "status":
+                _status()
+            case "build":
+                print(build.programs())
+    except ClusterError as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
