@@ -90,6 +90,14 @@ image: ## build the image with docker or buildah: IMAGE=posthouse:dev PYTHON_IMA
 	"$${build[@]}" $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) --build-arg VERSION="$(VERSION)" \
 		--build-arg REVISION="$(REVISION)" --tag "$(IMAGE)" .
 
+.PHONY: cluster
+cluster: $(STAMP) ## bring up a real Kubernetes for the tests, with the image (see docs/testing.md)
+	@PYTHONPATH=tests/cluster $(BIN)/python -m testbed up
+
+.PHONY: cluster-down
+cluster-down: $(STAMP) ## remove that Kubernetes; what was built for it stays in the cache
+	@PYTHONPATH=tests/cluster $(BIN)/python -m testbed down
+
 .PHONY: docs
 docs: $(STAMP) ## write the generated documentation again
 	$(BIN)/posthouse config reference --format markdown > docs/configuration.md

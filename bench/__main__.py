@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import failover, faults, machine
@@ -18,7 +19,13 @@ DOCS = BENCH.parent / "docs"
 PLOT = "measurements.svg"
 
 
-COMMANDS = {"failover": failover.main, "faults": faults.main}
+def _cluster(words: list[str], default_path: Callable[[str], Path]) -> int:
+    from bench.cluster.command import main as cluster_main  # only it needs a cluster's tools
+
+    return cluster_main(words, default_path)
+
+
+COMMANDS = {"failover": failover.main, "faults": faults.main, "cluster": _cluster}
 """Commands with arguments of their own."""
 
 

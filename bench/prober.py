@@ -50,6 +50,10 @@ class Prober:
         self._connection: Connection | None = None
         self._ref = 0
         self._heard = 0.0
+        self._local = ""
+        """Our end of the connection that there is."""
+        self._epochs: list[int] = []
+        """As the relay told them, each once as long as it stays."""
         self._reset()
 
     def _reset(self) -> None:
@@ -65,6 +69,7 @@ class Prober:
         """Leave the connection and open another."""
         with self._changed:
             self._addresses, self._patience_s, self._moved = addresses, patience_s, True
+            self._changed.notify_all()
         return {}
 
     def run(self) -> dict[str, Any]:
@@ -100,6 +105,8 @@ class Prober:
             "longest_ms": 1000 * max(self._longest_s, waiting_s),
             "closed": self._closed,
             "codes": self._codes,
+            "local": self._local,
+            "epochs": self._epochs,
         }
 
     # --- its own
@@ -111,7 +118,7 @@ class Prober:
                 self._changed.wait_for(lambda: self._running or self._open or self._moved)
             try:
                 connection = self._opened()
-                if connection is not None:
+                if connection is not None and (self._running or self._open):
                     self._turn(connection)
             except Closed as closed:
                 self._lost(str(closed))
@@ -123,12 +130,17 @@ class Prober:
         if moved and self._connection is not None:
             self._connection.close()
             self._connection = None
+            with self._changed:
+                self._local = ""
         if self._connection is None:
             if not self._addresses:
                 return None
             limit_s = self._patience_s if self._patience_s is not None else PAUSE_LIMIT_S
             self._connection = Connection(self._addresses[0], self._key, limit_s)
             self._heard = time.monotonic()
+            self._tell_epoch(self._connection.welcome["epoch"])
+            with self._changed:
+                self._local = self._connection.local
             if self._open:
                 self._connection.send(*(self._publish(ref, text) for ref, text in self._open.items()))
         return self._connection
@@ -137,6 +149,7 @@ class Prober:
         with self._changed:
             self._addresses = self._addresses[1:] + self._addresses[:1]
             self._closed += self._connection is not None
+            self._local = ""
             self._codes[why] = self._codes.get(why, 0) + 1
         if self._connection is not None:
             self._connection.close()
@@ -167,12 +180,19 @@ class Prober:
         if rest_s > 0:
             time.sleep(rest_s)
 
+    def _tell_epoch(self, epoch: int) -> None:
+        with self._changed:
+            if self._epochs[-1:] != [epoch]:
+                self._epochs.append(epoch)
+
     def _publish(self, ref: int, text: bytes) -> Item:
         return {"type": "publish", "ref": ref, "recipient": self._recipient, "ciphertext": text}
 
     def _take(self, connection: Connection, item: Item) -> None:
         if item["type"] == "goaway":
             raise Closed(f"goaway {item['reason']}")
+        if item["type"] == "epoch":
+            self._tell_epoch(item["epoch"])
         if item["type"] != "result" or item["ref"] not in self._open:
             return
         if item["status"] in PROMISES:

@@ -23,12 +23,15 @@ HOLD_LIMIT_S = 120.0
 class ProberProcess:
     """A prober (`bench/prober.py`) that writes to a mailbox of its own."""
 
-    def __init__(self, name: str, *, interval_ms: float = 1.0, window: int = 1) -> None:
+    def __init__(
+        self, name: str, *, interval_ms: float = 1.0, window: int = 1, place: Sequence[str] = ()
+    ) -> None:
+        """``place``: the words before a command that put it into another network."""
         self.name = name
         self.reader = device_key(f"{name}'s reader")
         self._process = subprocess.Popen(
             [
-                sys.executable, "-m", "bench.prober", "--name", name, "--recipient", self.reader.address,
+                *place, sys.executable, "-m", "bench.prober", "--name", name, "--recipient", self.reader.address,
                 "--interval-ms", str(interval_ms), "--window", str(window),
             ],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -47,7 +50,7 @@ class ProberProcess:
         self._ask({"do": "mark"})
 
     def peek(self) -> dict[str, Any]:
-        """promised, longest_ms, closed, codes."""
+        """promised, longest_ms, closed, codes, local (its end of the connection, if there is one), epochs."""
         return self._ask({"do": "peek"})
 
     def pause(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.rounds import FailoverRun, FaultsRun
+from bench.rounds import ClusterRun, FailoverRun, FaultsRun
 
 SCHEMA = 1
 
@@ -119,6 +119,7 @@ class ResultFile(msgspec.Struct):
     not_measured: list[str]
     failovers: list[FailoverRun] = []
     faults: list[FaultsRun] = []
+    in_pods: list[ClusterRun] = []
 
 
 class Spread(NamedTuple):
@@ -165,6 +166,7 @@ def merge(results: list[ResultFile]) -> ResultFile:
         ],
         failovers=list({run.key: run for result in ordered for run in result.failovers}.values()),
         faults=list({run.store: run for result in ordered for run in result.faults}.values()),
+        in_pods=list({run.key: run for result in ordered for run in result.in_pods}.values()),
         not_measured=list(dict.fromkeys(line for result in ordered for line in result.not_measured)),
     )
 

@@ -81,3 +81,56 @@ class FaultsRun(msgspec.Struct):
     """What should not have been."""
     left_out: list[str] = []
     """What this machine cannot do."""
+
+
+class ClientRound(msgspec.Struct, frozen=True):
+    """What one client of a relay in pods noticed of one fault."""
+
+    place: str
+    """`inside` the cluster or `outside`."""
+    own: bool
+    """Whether it was at the member that was active."""
+    longest_ms: float
+    """Its longest time without a promise."""
+    closed: int
+    codes: dict[str, int] = {}
+
+
+class ClusterRound(msgspec.Struct, frozen=True):
+    """One fault of a relay in pods."""
+
+    clients: list[ClientRound]
+    promised: int
+    lost: int
+    """Promised, and not there when it was read back."""
+
+
+class ClusterRun(msgspec.Struct):
+    """All rounds of one fault of a relay in pods."""
+
+    fault: str
+    store: str
+    rounds: list[ClusterRound]
+    epochs: list[tuple[int, int]] = []
+    """Of all commits in the order in which the store took them: epochs, and how many commits were of each in a row."""
+    broken: list[str] = []
+    """What should not have been."""
+    failure: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Names it in results."""
+        return f"{self.fault}-{self.store}"
+
+    def gaps_ms(self, *, own: bool, place: str | None = None) -> list[float]:
+        """The longest gap of every such client in every round."""
+        return [
+            client.longest_ms
+            for one in self.rounds
+            for client in one.clients
+            if client.own == own and place in (None, client.place)
+        ]
+
+    def closed(self, *, own: bool) -> int:
+        """How many sockets of such clients were closed."""
+        return sum(client.closed for one in self.rounds for client in one.clients if client.own == own)

@@ -42,6 +42,7 @@ class Connection:
         host, _, port = address.rpartition(":")
         self._buffer = bytearray()
         self._parts = b""
+        self._closed = ""
         try:
             self._socket = socket.create_connection((host, int(port)), timeout=limit_s)
         except OSError as error:
@@ -85,8 +86,16 @@ class Connection:
         end = time.monotonic() + timeout_s
         while True:
             items = self._take_frames()
+            if self._closed and not items:  # what came before the close is told first
+                raise Closed(self._closed)
             if items or not self._fill(end - time.monotonic()):
                 return items
+
+    @property
+    def local(self) -> str:
+        """Our own end of it, as HOST:PORT."""
+        host, port = self._socket.getsockname()[:2]
+        return f"{host}:{port}"
 
     def close(self) -> None:
         """End the TCP connection, without a close frame."""
@@ -121,7 +130,8 @@ class Connection:
         while (found := self._next_frame()) is not None:
             opcode, fin, payload = found
             if opcode == _CLOSE:
-                raise Closed(f"close {int.from_bytes(payload[:2])} {payload[2:].decode(errors='replace')}")
+                self._closed = f"close {int.from_bytes(payload[:2])} {payload[2:].decode(errors='replace')}"
+                break
             if opcode == _PING:
                 self._frame(_PONG, payload)
             elif opcode in (_BINARY, _CONTINUATION):

@@ -6,11 +6,9 @@ pods, events and logs of its namespace.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import secrets
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -19,7 +17,7 @@ from machine import need
 from testbed import choice, clients, places, volumes
 from testbed import cluster as own_cluster
 from testbed import faults as own_faults
-from testbed.commands import ClusterError, until
+from testbed.commands import ClusterError
 from testbed.kubectl import Kubectl
 
 TURN_S = 60.0
@@ -60,32 +58,19 @@ class Namespace:
     """kubectl in this namespace."""
 
 
-@contextmanager
-def _turn() -> Iterator[None]:
-    """Only one run of tests at a time: each disturbs all that is on the cluster."""
-    with (places.run() / "tests").open("w") as file:
-
-        def taken() -> bool:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-        until(taken, "end of the other tests that use the cluster", TURN_S)
-        yield
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster that is up. Nobody else's tests use it meanwhile, if it is ours."""
-    given = choice.given()
-    if given is not None or choice.with_tool() is not None:
-        yield Cluster(Kubectl(given or places.kubeconfig()), own=False)
+    if choice.chosen() is not None:
+        need("cluster", True, "")
+        yield Cluster(Kubectl(places.kubeconfig()), own=False)
         return
-    up = places.programs().exists() and own_cluster.may_run()
-    need("cluster", up, "no test cluster here (make cluster): nothing is tested on a real Kubernetes")
-    with _turn():
+    need(
+        "cluster",
+        own_cluster.is_up(),
+        "no test cluster here (make cluster): nothing is tested on a real Kubernetes",
+    )
+    with own_cluster.turn(TURN_S):
         own_faults.heal()  # a run that was ended by force could not
         yield Cluster(own_cluster.kubectl(), own=True)
 

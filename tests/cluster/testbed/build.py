@@ -72,7 +72,8 @@ def programs() -> Path:
     if shutil.which("go") is None:
         raise ClusterError("no go here: Go 1.25 or newer is needed (from 1.21 on it fetches that by itself)")
     places.cache().mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "CGO_ENABLED": "0"}
+    # Some systems forbid Go to fetch the newer one that go.mod asks for, unless the environment says so.
+    environment = {"GOTOOLCHAIN": "auto", **os.environ, "CGO_ENABLED": "0"}
     with tempfile.TemporaryDirectory(prefix="build-", dir=places.cache()) as temporary:
         made = Path(temporary) / "bin"
         for name, (module, package) in PROGRAMS.items():

@@ -18,6 +18,7 @@ from testbed.kubectl import Kubectl
 from testbed.places import NODES, Node
 
 READY_S = 90.0
+TURN_S = 5.0
 SOCKET_PATH_BYTES = 100
 PACKAGES = {
     "containerd": "containerd",
@@ -62,8 +63,13 @@ def check_machine() -> None:
 
 
 def may_run() -> bool:
-    """Whether this process may do to a cluster of ours what the tests do."""
+    """Whether this process may run a cluster here."""
     return sys.platform == "linux" and os.geteuid() == 0
+
+
+def is_up() -> bool:
+    """Whether there is one that was brought up, and that this process may use; perhaps it is broken."""
+    return may_run() and network.exists() and places.programs().exists()
 
 
 @contextlib.contextmanager
@@ -75,6 +81,22 @@ def changing() -> Iterator[None]:
         other = file.read().strip()
         if other and Path(other) != places.run() and Path(other).exists():
             raise ClusterError(f"this machine runs a cluster in {other} already")
+        yield
+
+
+@contextlib.contextmanager
+def turn(timeout_s: float) -> Iterator[None]:
+    """One at a time disturbs the cluster: a run of tests, or who takes it down. Raises ClusterError."""
+    with (places.cache() / "turn").open("w") as file:
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        until(taken, "end of the tests that use the cluster", timeout_s)
         yield
 
 
@@ -123,7 +145,8 @@ def up(programs: Path, pause: Path) -> bool:
     with changing():
         if places.programs().exists() and places.programs().resolve() == programs.resolve() and healthy():
             return False
-        _down()
+        with turn(TURN_S):
+            _down()
         _keep_logs()
         places.run().mkdir(parents=True, exist_ok=True)
         _claim(str(places.run()))
@@ -158,7 +181,8 @@ def _keep_logs() -> None:
 
 def down() -> None:
     """Remove all of it but the logs. It may be up in part, or not at all."""
-    with changing():
+    places.cache().mkdir(parents=True, exist_ok=True)
+    with changing(), turn(TURN_S):
         _down()
         _claim("")
 

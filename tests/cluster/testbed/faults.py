@@ -15,7 +15,7 @@ from types import TracebackType
 from testbed import cluster, containers, control_groups, control_plane, network, nodes, places
 from testbed.commands import ClusterError, until
 from testbed.duty_cycle import DutyCycle
-from testbed.places import NODES
+from testbed.places import NODES, Node
 from testbed.processes import Process
 
 HEAL_S = 90.0
@@ -93,16 +93,20 @@ def start_node(node: str) -> None:
     """Start a node that was stopped, and wait until it runs pods. Raises ClusterError."""
     where = places.node(node)
     network.set_link(where, up=True)
-    _start_dead(node)
+    _start_dead(where)
     until(lambda: cluster.runs_pods(where), f"pods on {node}", HEAL_S, nodes.kubelet(where).log)
 
 
-def _start_dead(node: str) -> None:
-    """Start those processes of the node that do not run."""
-    where = places.node(node)
-    for daemon, start in zip(nodes.daemons(where), nodes.STARTS, strict=True):
-        if daemon.process is None:
-            start(where)
+def _start_dead(node: Node) -> bool:
+    """Start those processes of the node that do not run. Whether there were any."""
+    dead = [
+        start
+        for daemon, start in zip(nodes.daemons(node), nodes.STARTS, strict=True)
+        if daemon.process is None
+    ]
+    for start in dead:
+        start(node)
+    return bool(dead)
 
 
 # --- the API server
@@ -164,15 +168,14 @@ def heal() -> None:
     for daemon in control_plane.DAEMONS:
         if daemon.process is None:
             control_plane.START[daemon]()
+    until(control_plane.api_answers, "answer of the API server", HEAL_S, control_plane.API_SERVER.log)
+    kubectl = cluster.kubectl()
     for node in NODES:
-        _start_dead(node.name)
         for process in control_groups.processes(node):
             if process.frozen:
                 process.thaw()
-    until(control_plane.api_answers, "answer of the API server", HEAL_S, control_plane.API_SERVER.log)
-    kubectl = cluster.kubectl()
-    for found in kubectl.get("nodes"):
-        if found["spec"].get("unschedulable"):
-            kubectl.uncordon(found["metadata"]["name"])
-    for node in NODES:
-        until(partial(cluster.runs_pods, node), f"pods on {node.name}", HEAL_S, nodes.kubelet(node).log)
+        # A node that was dead is believed to be ready until somebody notices.
+        whole = cluster.runs_pods if _start_dead(node) else cluster.ready
+        until(partial(whole, node), f"readiness of {node.name}", HEAL_S, nodes.kubelet(node).log)
+        if kubectl.get("node", node.name)["spec"].get("unschedulable"):
+            kubectl.uncordon(node.name)

@@ -75,6 +75,11 @@ def down() -> None:
             before.unlink()
 
 
+def exists() -> bool:
+    """Whether there is any of it: a restart of this machine leaves none."""
+    return Path("/sys/class/net", places.BRIDGE).exists()
+
+
 def set_link(node: Node, up: bool) -> None:
     """The node's only link, at the end of this machine: the node notices nothing but silence."""
     _ip("link", "set", node.link, "up" if up else "down")

@@ -15,15 +15,16 @@ STORAGE_CLASS = "local"
 SIZE = "10Gi"
 
 
-def _folder(name: str) -> Path:
+def folder(name: str) -> Path:
+    """Where the files of a volume are."""
     return places.run() / "volumes" / name
 
 
 def _volume(node: Node, number: int) -> dict[str, object]:
     name = f"{node.name}-{number}"
-    folder = _folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o777)
+    place = folder(name)
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o777)
     there = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}
     return {
         "apiVersion": "v1",
@@ -34,7 +35,7 @@ def _volume(node: Node, number: int) -> dict[str, object]:
             "accessModes": ["ReadWriteOnce"],
             "storageClassName": STORAGE_CLASS,
             "persistentVolumeReclaimPolicy": "Retain",
-            "local": {"path": str(folder)},
+            "local": {"path": str(place)},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [there]}]}},
         },
     }
@@ -64,7 +65,7 @@ def free(kubectl: Kubectl) -> None:
         name = volume["metadata"]["name"]
         # Kubernetes takes a moment to notice that the claim is gone.
         kubectl.wait_for("jsonpath={.status.phase}=Released", f"persistentvolume/{name}")
-        for entry in _folder(name).iterdir():
+        for entry in folder(name).iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
