@@ -27,6 +27,8 @@ from bench.wire import Closed, Connection, Item, device_key
 
 PROMISES = frozenset({"stored", "delivered", "duplicate"})
 PAUSE_LIMIT_S = 60.0
+CONNECT_LIMIT_S = 2.0
+"""A connection that is not welcome within so long is tried anew: it may have been led to somebody who is gone."""
 AGAIN_S = 0.001
 """After a refused connection or a rejected message."""
 
@@ -135,8 +137,7 @@ class Prober:
         if self._connection is None:
             if not self._addresses:
                 return None
-            limit_s = self._patience_s if self._patience_s is not None else PAUSE_LIMIT_S
-            self._connection = Connection(self._addresses[0], self._key, limit_s)
+            self._connection = Connection(self._addresses[0], self._key, CONNECT_LIMIT_S)
             self._heard = time.monotonic()
             self._tell_epoch(self._connection.welcome["epoch"])
             with self._changed:

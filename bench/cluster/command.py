@@ -33,15 +33,21 @@ STORES = ("sqlite", "postgresql")
 def namespace(kubectl: Kubectl) -> Iterator[Kubectl]:
     """A fresh one; everything in it is removed on the way out. Raises ClusterError."""
     inside = kubectl.within(NAMESPACE)
+    faults.heal()  # a run that was ended by force could not
+    _remove(inside, kubectl)
     kubectl("create", "namespace", NAMESPACE)
     try:
         inside.wait_for("create", "serviceaccount/default")
         yield inside
     finally:
         faults.heal()
-        inside("delete", "pods", "--all", "--grace-period=1", "--wait=false")
-        kubectl("delete", "namespace", NAMESPACE, timeout_s=120)
-        volumes.free(kubectl)
+        _remove(inside, kubectl)
+
+
+def _remove(inside: Kubectl, kubectl: Kubectl) -> None:
+    inside("delete", "pods", "--all", "--grace-period=1", "--wait=false")
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", timeout_s=120)
+    volumes.free(kubectl)
 
 
 def measure(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from members import WAIT_S, Members, epochs, members, settled, survives, until
+from members import PATIENT, WAIT_S, Members, epochs, members, settled, survives, until
 from posthouse.server.control import ControlSocketError, ask
 from wire_client import Item, WireClient, is_result, texts, wait_for_pending
 from wire_fixtures import Dial
@@ -283,3 +283,74 @@ def test_a_successor_that_does_not_come_is_not_waited_for(group: Members, dial: 
     named.signal(signal.SIGCONT)
     group.wait_whole()
     assert named.status()["epoch"] == epoch + 1
+
+
+LINGER_S = 2.0
+
+
+@pytest.mark.parametrize("leaving", ["active", "standby"])
+def test_a_member_that_ends_lingers_for_those_whom_a_load_balancer_still_sends(
+    tmp_path: Path, dial: Dial, key: KeyOf, leaving: str
+) -> None:
+    with members(tmp_path, 2, config=f"server.linger_s = {LINGER_S}") as group:
+        active, (other,) = group.split()
+        ends, stays = (active, other) if leaving == "active" else (other, active)
+        before = dial(ends)
+        began = time.monotonic()
+        ends.signal(signal.SIGTERM)
+        until(lambda: ends.get("/readyz")[0] == 503, "it is not ready")
+        not_ready = time.monotonic() - began
+        group.wait_role(stays, "active")
+        assert ends.get("/readyz") == (503, b"draining\n")
+        assert ends.get("/healthz")[0] == 200
+        late = dial(ends)
+        is_result(late.post(b"late", recipient=key("reader").address), "stored")
+        is_result(before.post(b"before", recipient=key("reader").address), "stored")
+        assert time.monotonic() - began < LINGER_S, "too slow to see anything"
+        assert "goaway" not in [item["type"] for item in (*settled(before), *settled(late))]
+        for client in (before, late):
+            items, closed = client.read_to_close()
+            assert time.monotonic() - began >= LINGER_S
+            assert [item["type"] for item in items] == ["goaway"]
+            assert closed.code == 1012
+        assert not_ready < LINGER_S / 2
+        assert ends.wait() == 0
+        assert texts(dial(stays, key("reader")).subscribe()[1]) == [b"late", b"before"]
+
+
+def test_a_second_signal_ends_the_lingering(tmp_path: Path, dial: Dial) -> None:
+    with members(tmp_path, 2, config="server.linger_s = 3600.0") as group:
+        active, (other,) = group.split()
+        client = dial(active)
+        active.signal(signal.SIGTERM)
+        group.wait_role(other, "active")
+        until(lambda: active.status()["active"] == group.id_of(other), "its clients are served elsewhere")
+        assert survives(dial(active)) and survives(client)
+        active.signal(signal.SIGTERM)
+        assert client.read_to_close()[1].code == 1012
+        assert active.wait() == 0
+
+
+def test_a_successor_that_ends_does_not_keep_the_lingering_one(tmp_path: Path, dial: Dial) -> None:
+    with members(tmp_path, 2, config=f"server.linger_s = {LINGER_S}") as group:
+        active, (other,) = group.split()
+        client = dial(active)
+        active.signal(signal.SIGTERM)
+        group.wait_role(other, "active")
+        other.kill()
+        assert client.read_to_close()[1].code == 1012
+        assert active.wait() == 0
+
+
+def test_one_whose_clients_nobody_serves_does_not_linger(tmp_path: Path, dial: Dial) -> None:
+    timing = PATIENT | {"POSTHOUSE_LEASE_DURATION_S": "60"}
+    config = "server.linger_s = 3600.0"
+    with members(tmp_path, 2, "--lease", "store", config=config, timing=timing) as group:
+        active, (other,) = group.split()
+        client = dial(other)
+        active.signal(signal.SIGSTOP)
+        until(lambda: other.status()["active"] is None, "it sees nobody")
+        other.signal(signal.SIGTERM)
+        assert client.read_to_close()[1].code == 1012
+        assert other.wait() == 0
+        active.signal(signal.SIGCONT)

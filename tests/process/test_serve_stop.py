@@ -75,6 +75,14 @@ def test_while_it_drains_it_is_not_ready_and_takes_nothing_new(make_relay: MakeR
     assert relay.wait() == 0
 
 
+def test_one_that_is_alone_does_not_linger(make_relay: MakeRelay, dial: Dial) -> None:
+    relay = make_relay(config=AT_ONCE + "server.linger_s = 3600\n").start()
+    client = dial(relay)
+    relay.signal(signal.SIGTERM)
+    assert farewell(client)[1].code == 1012
+    assert relay.wait() == 0
+
+
 def test_a_message_that_waits_for_its_reader_has_its_result_before_the_end(
     make_relay: MakeRelay, dial: Dial
 ) -> None:

@@ -21,7 +21,7 @@ POSTGRES = "postgresql://host/relay"
 PATHS = ["plain", "a [name] with * and ?", "x" * 80 + "/" + "y" * 80]
 
 
-def config(url: str, kind: str = "auto", **peer: str) -> Config:
+def config(url: str, kind: str = "auto", pod: str = "", ip: str = "", **peer: str) -> Config:
     plain = Config()
     lease: Any = {"kind": kind}
     return replace(
@@ -29,6 +29,7 @@ def config(url: str, kind: str = "auto", **peer: str) -> Config:
         store=replace(plain.store, url=url),
         lease=replace(plain.lease, **lease),
         peer=replace(plain.peer, **peer),
+        pod=replace(plain.pod, name=pod, ip=ip),
     )
 
 
@@ -40,17 +41,25 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "found"),
+    ("url", "kind", "pod", "found"),
     [
-        ("memory:", "auto", "none"),
-        ("sqlite:///relay.db", "auto", "file"),
-        (POSTGRES, "auto", "store"),
-        ("sqlite:///relay.db", "store", "store"),
-        (POSTGRES, "none", "none"),
+        ("memory:", "auto", "", "none"),
+        ("sqlite:///relay.db", "auto", "", "file"),
+        (POSTGRES, "auto", "", "store"),
+        ("sqlite:///relay.db", "store", "", "store"),
+        (POSTGRES, "none", "", "none"),
+        ("sqlite:///relay.db", "kubernetes", "", "kubernetes"),
+        ("memory:", "auto", "relay-0", "kubernetes"),
+        ("sqlite:///relay.db", "auto", "relay-0", "kubernetes"),
+        (POSTGRES, "auto", "relay-0", "kubernetes"),
+        (POSTGRES, "store", "relay-0", "store"),
+        ("sqlite:///relay.db", "file", "relay-0", "file"),
     ],
 )
-def test_the_store_says_which_lease_unless_the_configuration_does(url: str, kind: str, found: str) -> None:
-    assert config(url, kind).lease_kind == found
+def test_the_store_and_the_pod_say_which_lease_unless_the_configuration_does(
+    url: str, kind: str, pod: str, found: str
+) -> None:
+    assert config(url, kind, pod).lease_kind == found
 
 
 # --- where it listens
@@ -95,6 +104,52 @@ def test_what_others_are_told(
 ) -> None:
     monkeypatch.setattr(socket, "getfqdn", lambda: "this.host")
     assert leasing.peer_address(config(POSTGRES, **peer), listening) == told
+
+
+@pytest.mark.parametrize(
+    ("ip", "peer", "listening", "told"),
+    [
+        ("10.1.2.3", {}, "0.0.0.0:8081", "10.1.2.3:8081"),
+        ("fd00::7", {}, "[::]:8081", "[fd00::7]:8081"),
+        ("10.1.2.3", {}, "unix:/p", "unix:/p"),
+        ("10.1.2.3", {}, "10.9.9.9:8081", "10.9.9.9:8081"),
+        ("10.1.2.3", {"address": "relay-0.relay:8081"}, "0.0.0.0:8081", "relay-0.relay:8081"),
+    ],
+)
+def test_a_pod_is_dialed_at_its_own_address(ip: str, peer: dict[str, str], listening: str, told: str) -> None:
+    found = leasing.peer_address(config(POSTGRES, pod="relay-0", ip=ip, **peer), listening)
+    assert found == told
+    PeerAddress.parse(found)
+
+
+# --- beside the store
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_where_everybody_can_write_sockets_have_a_folder_of_their_own(tmp_path: Path, mode: int) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(mode)
+    found = leasing.peer_listen(config(f"sqlite:///{volume}/relay.db"), "a.1")
+    assert found == f"unix:{volume}/relay.db-members/relay.db-peer-a.1.sock"
+    assert stat.S_IMODE((volume / "relay.db-members").stat().st_mode) == 0o700
+    # Another member finds it there.
+    again = leasing.peer_listen(config(f"sqlite:///{volume}/relay.db"), "b.2")
+    assert again == f"unix:{volume}/relay.db-members/relay.db-peer-b.2.sock"
+
+
+def test_a_folder_beside_the_store_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (tmp_path / "relay.db-members").mkdir()
+    (tmp_path / "relay.db-members").chmod(0o755)
+    with pytest.raises(NoPlaceForSockets, match=r"relay\.db-members: not a folder of this user alone"):
+        leasing.peer_listen(config(f"sqlite:///{tmp_path}/relay.db"), "a.1")
+
+
+def test_where_others_cannot_write_sockets_are_beside_the_store(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    found = leasing.peer_listen(config(f"sqlite:///{tmp_path}/relay.db"), "a.1")
+    assert found == f"unix:{tmp_path}/relay.db-peer-a.1.sock"
 
 
 # --- the runtime folder

@@ -9,6 +9,7 @@ from posthouse.config import FIELDS, Config, Field, load, resolve
 from posthouse.errors import ConfigError, PosthouseError
 
 KEYS = sorted(FIELDS)
+POSTGRES = "postgresql://host/relay"
 
 
 def value_of(config: Config, field: Field) -> Any:
@@ -158,6 +159,14 @@ def test_names_in_the_environment_are_unambiguous() -> None:
         ("[server]\npublic_names = ['']\n", "server.public_names: it is empty;"),
         ('[server]\nname = "a\\nb"\n', "server.name: it has a control character;"),
         (
+            "[lease]\nname = 'Relay'\n",
+            "lease.name: 'Relay' is no name of a Kubernetes object; allowed: lower-case",
+        ),
+        ("[lease]\nname = 'a_b'\n", "lease.name: 'a_b' is no name of a Kubernetes object;"),
+        ("[lease]\nname = 'a.-b'\n", "lease.name: 'a.-b' is no name of a Kubernetes object;"),
+        ("[lease]\nname = ''\n", "lease.name: it is empty;"),
+        ("[server]\nlinger_s = -1\n", "server.linger_s: -1 is too small;"),
+        (
             "[store]\nurl = 'mysql://x'\n",
             "store.url: 'mysql://x' is not a store that this release knows; allowed: memory:",
         ),
@@ -238,7 +247,19 @@ def test_variables_that_kubernetes_adds_for_services_are_left_alone() -> None:
         ({"server.tls_cert": "a.pem"}, r"^server\.tls_key: it is empty while server\.tls_cert is set"),
         ({"server.tls_key": "a.pem"}, r"^server\.tls_cert: it is empty while server\.tls_key is set"),
         ({"store.url": "memory:", "lease.kind": "file"}, r"^lease\.kind: 'file' has no file to lock"),
-        ({"store.url": "memory:", "lease.kind": "store"}, r"^lease\.kind: 'store' has no place"),
+        ({"store.url": "memory:", "lease.kind": "store"}, r"^lease\.kind: 'store' has no place in"),
+        (
+            {"store.url": "memory:", "lease.kind": "kubernetes"},
+            r"^peer\.tls_cert: it is empty, and members in pods",
+        ),
+        (
+            {"store.url": POSTGRES, "pod.name": "relay-0"},
+            r"^peer\.tls_cert: it is empty, and members in pods",
+        ),
+        (
+            {"store.url": POSTGRES, "lease.kind": "kubernetes"},
+            r"^peer\.tls_cert: it is empty, and members in",
+        ),
         ({"lease.renew_s": 2.5}, r"^lease\.deadline_s: 3 s leaves no time to try a renewal again"),
         ({"lease.duration_s": 3.1}, r"^lease\.deadline_s: 3 s is too close to lease\.duration_s"),
         ({"peer.tls_cert": "a.pem", "peer.tls_ca": "b.pem"}, r"^peer\.tls_key: it is empty while others"),
@@ -309,3 +330,40 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
 )
 def test_a_store_on_postgresql_is_taken_as_it_is(url: str) -> None:
     assert load(None, {}, {"store.url": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"pod.name": "relay-0"},
+        {"pod.name": "relay-0", "store.url": POSTGRES, "peer.listen": "unix:/p"},
+        {
+            "pod.name": "relay-0",
+            "store.url": POSTGRES,
+            "peer.tls_cert": "a",
+            "peer.tls_key": "b",
+            "peer.tls_ca": "c",
+        },
+        {"store.url": "memory:", "pod.name": "relay-0", "peer.listen": "unix:/p"},
+        {"store.url": POSTGRES, "pod.name": "relay-0", "lease.kind": "store"},
+    ],
+)
+def test_members_in_pods_that_reach_each_other_or_are_alone_are_fine(overrides: dict[str, Any]) -> None:
+    assert load(None, {}, overrides).pod.name == "relay-0"
+
+
+def test_what_a_manifest_tells_of_its_pod_is_taken_from_the_environment() -> None:
+    environ = {
+        "POSTHOUSE_POD_NAME": "relay-0",
+        "POSTHOUSE_POD_UID": "0f1e",
+        "POSTHOUSE_POD_NAMESPACE": "relays",
+        "POSTHOUSE_POD_IP": "fd00::7",
+        "POSTHOUSE_SERVER_LINGER_S": "7.5",
+        # Beside those that Kubernetes adds for a Service named posthouse-pod.
+        "POSTHOUSE_POD_SERVICE_HOST": "10.0.0.1",
+        "POSTHOUSE_POD_PORT": "tcp://10.0.0.1:8080",
+    }
+    config = load(None, environ)
+    assert dataclasses.astuple(config.pod) == ("relay-0", "0f1e", "relays", "fd00::7", "relay")
+    assert config.server.linger_s == 7.5
+    assert config.lease_kind == "kubernetes"

@@ -56,3 +56,26 @@ async def test_hurry_never_prolongs_it() -> None:
     leaving.hurry()
     assert await settled is False
     assert asyncio.get_running_loop().time() - began < departures.HURRIED_S
+
+
+async def test_it_lingers_for_its_time_and_no_longer() -> None:
+    loop = asyncio.get_running_loop()
+    leaving = departure(HangingStore(), 0.0)
+    for seconds in (0.1, 0.0, -1.0):
+        began = loop.time()
+        async with asyncio.timeout(10):
+            await leaving.linger(seconds)
+        assert loop.time() - began >= seconds - 0.01
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_hurry_ends_the_lingering(before: bool) -> None:
+    leaving = departure(HangingStore(), 0.0)
+    if before:
+        leaving.hurry()
+    lingering = asyncio.create_task(leaving.linger(3600.0))
+    await asyncio.sleep(0)
+    assert not lingering.done() or before
+    leaving.hurry()
+    async with asyncio.timeout(10):
+        await lingering

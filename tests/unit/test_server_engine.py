@@ -114,3 +114,24 @@ async def test_a_purge_is_answered_when_its_broker_is_dropped(engine: Engine) ->
     async with asyncio.timeout(5):
         with pytest.raises(StoreUnavailable, match="not active any more"):
             await purging
+
+
+async def test_a_store_that_failed_a_broker_counts_no_more_when_it_is_dropped(engine: Engine) -> None:
+    writer = engine._threads._writer
+    assert writer is not None
+    failed = StoreUnavailable("away")
+
+    def fail(*_: object) -> None:
+        raise failed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "commit", fail)
+        sessions = Sessions(engine)
+        engine.submit(
+            sessions.port, [(1, [Open(None, False, 8, 2**20), Publish(1, b"x", ALICE, id="1" * 64)])]
+        )
+        async with asyncio.timeout(5):
+            while engine.store_healthy:
+                await asyncio.sleep(0.001)
+    engine.drop()
+    assert engine.store_healthy

@@ -105,7 +105,7 @@ class Engine:
         self.times_fenced = 0
         """How often that happened to a broker of this process."""
         self.store_healthy = True
-        """False from a commit that failed to the next that succeeds."""
+        """False from a commit that failed to the next that succeeds, or to the end of the broker that made it."""
         self.on_commit: Callable[[float], None] = lambda seconds: None
         """Told how long each commit took, in seconds."""
         self._settings = settings
@@ -425,6 +425,7 @@ class Engine:
     def drop(self) -> None:
         """Have no broker any more. What it had for sessions is gone unless ``part`` was asked for it."""
         self._broker = None
+        self.store_healthy = True
         self._gate = Gate()
         self._stop_timers()
         self._wake_drain()

@@ -38,6 +38,11 @@ class Refused(PosthouseError):
         """Of HTTP; None if it was not reached."""
         self.reason = reason
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same may be done when it is asked again."""
+        return self.status is None or self.status >= 500 or self.status == 429
+
     def __str__(self) -> str:
         return f"{self.status} {self.reason}" if self.status is not None else self.reason
 
@@ -52,9 +57,11 @@ async def connect() -> client.ApiClient:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 client_configuration=settings, persist_config=False
             )
+        return client.ApiClient(settings)
     except (ConfigException, OSError, ValueError) as error:
-        raise NoCluster(str(error)) from None
-    return client.ApiClient(settings)
+        raise NoCluster(" ".join(str(error).split())) from None
+    except Exception as error:  # what the client library makes of a file that is something else
+        raise NoCluster(f"the kubeconfig cannot be used: {' '.join(str(error).split())}") from None
 
 
 def own_namespace() -> str:

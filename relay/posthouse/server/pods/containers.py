@@ -23,8 +23,11 @@ from posthouse.server.pods.api import Refused, answer
 from posthouse.single_active.leases.interface import Container
 from posthouse.single_active.leases.processes import start_ticks
 
-SAME_START_S: Final = 2.0
-"""By how much the start of our process and that of the container we take for ours may differ."""
+EARLIER_S: Final = 1.1
+LATER_S: Final = 2.0
+"""By how much the container that we take for ours may have begun before our process and after it: what a pod shows is
+cut to whole seconds, and a process is made before its container is said to run. The one before a quick restart is
+earlier."""
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
 LOOK_S: Final = 0.2
@@ -72,7 +75,7 @@ class PodObject(Struct):
             running = one.state.running
             if one.name != name or running is None:
                 continue
-            if abs(running.started_at.timestamp() - started) <= SAME_START_S:
+            if -EARLIER_S <= running.started_at.timestamp() - started <= LATER_S:
                 return one.container_id
         return ""
 
@@ -126,14 +129,16 @@ class Containers:
         end = loop.time() + for_s
         while loop.time() < end:
             try:
-                if (await self._pod(container.pod)).has_ended(container):
+                pod = await self._pod(container.pod)
+                if pod.has_ended(container):
                     _log.warning("the active member's container has ended", pod=container.pod)
                     on_ended()
                     return
+                if pod.metadata.uid != container.uid:
+                    _log.info("the active member's pod is another one now", pod=container.pod)
+                    return
             except Refused as refused:
-                if (
-                    refused.status is not None
-                ):  # there is no such pod, or we may not read it: asking again is no use
+                if not refused.passing:  # there is no such pod, or we may not read it
                     _log.info("the active member's pod tells nothing", pod=container.pod, reason=str(refused))
                     return
             await asyncio.sleep(LOOK_S)

@@ -22,6 +22,9 @@ MOST_WAITING: Final = 32
 """Beyond it the oldest are given up."""
 NOTE_BYTES: Final = 1024
 """As much as an Event takes."""
+INSTANCE_CHARACTERS: Final = 128
+"""The same, of the one who reports it."""
+CONFLICT: Final = 409
 REQUEST_S: Final = 2.0
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
@@ -65,11 +68,12 @@ class Events:
             try:
                 await answer(create(self._namespace, event, _request_timeout=REQUEST_S), dict[str, Any])
             except Refused as refused:
-                if refused.status is None or refused.status >= 500 or refused.status == 429:
+                if refused.passing:
                     await asyncio.sleep(pause_s)
                     pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
                     continue
-                _log.warning("event refused", kind=event["reason"], reason=str(refused))
+                if refused.status != CONFLICT:  # then it was told, and the answer lost
+                    _log.warning("event refused", kind=event["reason"], reason=str(refused))
             if self._waiting and self._waiting[0] is event:  # it may have been pushed out meanwhile
                 self._waiting.popleft()
 
@@ -90,5 +94,5 @@ class Events:
                 "uid": self._uid or None,
             },
             "reportingController": CONTROLLER,
-            "reportingInstance": self._pod,
+            "reportingInstance": self._pod[:INSTANCE_CHARACTERS],
         }
