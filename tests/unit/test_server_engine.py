@@ -131,7 +131,7 @@ async def test_a_store_that_failed_a_broker_counts_no_more_when_it_is_dropped(en
             sessions.port, [(1, [Open(None, False, 8, 2**20), Publish(1, b"x", ALICE, id="1" * 64)])]
         )
         async with asyncio.timeout(5):
-            while engine.store_healthy:
+            while engine.store_healthy:  # noqa: ASYNC110  the engine tells nobody
                 await asyncio.sleep(0.001)
     engine.drop()
     assert engine.store_healthy
