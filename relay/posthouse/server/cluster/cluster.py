@@ -122,6 +122,8 @@ class Cluster:
         self._config = config
         self._lease = leasing.open_lease(config, store, pod)
         self._pod = pod
+        self._looked_after = ""
+        """Id of the holder whose container the cluster is asked about."""
         self._fenced = store.durable
         self._on_stuck = on_stuck
         self._membership: Membership | None = None
@@ -384,6 +386,7 @@ class Cluster:
             return
         if record.holder != self.member and not self._following.linked:
             self._pod.look_after(record.container, record.duration_s, lambda: self._is_dead(record.peer))
+            self._looked_after = record.holder
 
     def _is_dead(self, address: str) -> None:
         if self._membership is not None:
@@ -395,6 +398,8 @@ class Cluster:
         record = self._membership.record
         if record is None:
             return
+        if self._pod is not None and (record.released or record.holder != self._looked_after):
+            self._pod.look_no_more()
         if record.holder != self.member:
             if record.peer and not record.released:
                 self._dialer.follow(record.peer)

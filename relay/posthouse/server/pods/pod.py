@@ -61,6 +61,10 @@ class Pod:
         """See for so long whether that container has ended."""
         self._containers.look_after(container, for_s, on_ended)
 
+    def look_no_more(self) -> None:
+        """It does not matter any more."""
+        self._containers.stop()
+
     async def close(self) -> None:
         """Tell the last news, and end all connections."""
         self._containers.stop()
