@@ -23,7 +23,7 @@ from posthouse.errors import MissingExtra
 from posthouse.identity import warm_bucket_table
 from posthouse.link.frames import Handover
 from posthouse.server import http, listeners, memory, settings
-from posthouse.server.cluster import Cluster
+from posthouse.server.cluster import Cluster, leasing
 from posthouse.server.control import ControlSocket
 from posthouse.server.departure import Departure
 from posthouse.server.engine import Engine, wall_ms
@@ -160,6 +160,8 @@ class Relay:
         self._open.push_async_callback(engine.close)
         engine.on_commit = self._commit_times.took
         await engine.open()
+        if not self._store.durable and config.lease_kind == "kubernetes":
+            engine.relay_id = leasing.relay_id(config)
 
     def _bind(self, address: str) -> list[socket.socket]:
         sockets = listeners.bind(address, backlog=self._config.server.backlog)

@@ -8,6 +8,7 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,11 @@ def open_lease(config: Config, store: Store, pod: Pod | None) -> Lease:
     assert path is not None, "checked with the configuration"
     control = config.control_socket_path
     return FileLease(path, str(control.absolute()) if control else None)
+
+
+def relay_id(config: Config) -> str:
+    """The id of a relay whose members have only their Lease in common, and no store that knows it."""
+    return sha256(f"{config.pod.namespace}/{config.lease.name}".encode()).hexdigest()[:16]
 
 
 def timing_of(config: Config) -> Timing:
