@@ -6,7 +6,7 @@ and docs/configuration.md follow from what stands here. What 0 or an empty text 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote
 
 from posthouse.config.forms import (
@@ -19,6 +19,11 @@ from posthouse.config.forms import (
 )
 from posthouse.config.limits import DAY_S, MIB, Commit, Limits, Quota
 from posthouse.config.setting import Setting
+
+HAND_OVER_PATIENCE_S: Final = 4.5
+"""How long a hand-over may wait beyond what is set: for the store 2 s, its writer 0.5 s, the successor 2 s."""
+PARTING_PATIENCE_S: Final = 9.0
+"""The same of the rest of a stop: 2 s for clients' close frames, 2 s for their last acks, 5 s for the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,6 +523,15 @@ class Config:
         if self.sqlite_path is not None:
             return "file"
         return "none" if self.store.url == "memory:" else "store"
+
+    @property
+    def longest_stop_s(self) -> float:
+        """How long a stop takes at most, also with a store that hangs: what the relay's supervisor has to allow.
+
+        A store that goes on and then hangs once more is not counted.
+        """
+        hand_over_s = self.store.commit_timeout_s + self.lease.deadline_s + HAND_OVER_PATIENCE_S
+        return max(self.server.linger_s, hand_over_s) + self.server.drain_s + PARTING_PATIENCE_S
 
     @property
     def sqlite_path(self) -> Path | None:
