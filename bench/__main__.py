@@ -11,12 +11,14 @@ from bench.describing import new_result
 from bench.errors import BenchError
 from bench.plan import FULL, QUICK, SUBJECTS, Case, Peer, cases
 from bench.plot import svg
+from bench.pods_plot import pods_svg
 from bench.report import markdown, write_page
 from bench.results import ResultFile, Run, load, merge, save
 from bench.runner import Setup, find_servers, run_case, store_folder, warn
 
 DOCS = BENCH.parent / "docs"
 PLOT = "measurements.svg"
+PODS_PLOT = "measurements-pods.svg"
 
 
 def _cluster(words: list[str], default_path: Callable[[str], Path]) -> int:
@@ -143,8 +145,12 @@ def _render(files: list[Path]) -> int:
 def _write_docs(result: ResultFile, known: tuple[Case, ...]) -> None:
     DOCS.mkdir(exist_ok=True)
     (DOCS / PLOT).write_text(svg(result))
-    write_page(DOCS / "measurements.md", markdown(result, known, PLOT))
-    print(f"written: docs/measurements.md, docs/{PLOT}")
+    written = ["measurements.md", PLOT]
+    if result.in_pods:
+        (DOCS / PODS_PLOT).write_text(pods_svg(result))
+        written.append(PODS_PLOT)
+    write_page(DOCS / "measurements.md", markdown(result, known, PLOT, PODS_PLOT))
+    print("written: " + ", ".join(f"docs/{name}" for name in written))
 
 
 if __name__ == "__main__":

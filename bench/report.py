@@ -7,6 +7,7 @@ from bench.errors import BenchError
 from bench.goals import GOALS, Goal
 from bench.members_report import behind_front, failovers, faults
 from bench.plan import ON_POSTGRES, RAW_INSERTS, SUBJECTS, Case, Peer, Setting, Subject
+from bench.pods_report import on_kubernetes
 from bench.results import Figure, Figures, ResultFile, Run, Spread
 from bench.tables import NONE, high_median, low_median, number, table
 
@@ -29,14 +30,17 @@ def write_page(path: Path, section: str) -> None:
     path.write_text(replace_section(page, section))
 
 
-def markdown(result: ResultFile, cases: tuple[Case, ...], plot: str | None = None) -> str:
-    """All tables. `plot` is the name of an SVG file beside the page."""
+def markdown(
+    result: ResultFile, cases: tuple[Case, ...], plot: str | None = None, pods_plot: str | None = None
+) -> str:
+    """All tables. `plot` and `pods_plot` are names of SVG files beside the page."""
     figures = Figures(result)
     parts = [_conditions(result)]
     if plot is not None:
         parts.append(f"![Server CPU and memory of each server]({plot})")
     parts += [_goals(figures), _online(cases, figures), _offline(cases, figures), _idle(cases, figures)]
     parts += [behind_front(cases, figures), failovers(result), faults(result)]
+    parts += [on_kubernetes(result, pods_plot)]
     parts += [_answers(figures, cases), _remarks(result)]
     return "\n\n".join(part for part in parts if part)
 

@@ -124,7 +124,6 @@ class Kind:
     """One fault and what it needs."""
 
     name: str
-    about: str
     do: Callable[[Struck], None]
     rounds: int
     """In a measurement."""
@@ -136,21 +135,16 @@ class Kind:
 KINDS: Final = {
     kind.name: kind
     for kind in (
-        Kind("kill", "kill -9 of the active", kill, 100),
-        Kind("delete", "the active's pod deleted (SIGTERM)", delete, 100),
-        Kind("promote", "`posthouse promote`", promote, 100),
-        Kind("drain", "the active's node drained", drain, 10),
-        Kind("restart", "`kubectl rollout restart`", restart, 20),
-        Kind("freeze", "the active's process stopped", freeze, 10),
-        Kind("cut", "the active's node cut off", cut, 10, ("postgresql",), beside=True),
-        Kind("api", "the API server stopped for 60 s", stop_api_server, 3),
-        Kind(
-            "api-kill",
-            "the same, and the active killed meanwhile",
-            kill_without_api_server,
-            3,
-            ("postgresql",),
-        ),
-        Kind("lost-node", "the node of active and volume lost", lose_node, 3, ("sqlite",), beside=True),
+        Kind("kill", kill, 100),
+        Kind("delete", delete, 100),
+        Kind("promote", promote, 100),
+        Kind("drain", drain, 10),
+        Kind("restart", restart, 20),
+        Kind("freeze", freeze, 10),
+        Kind("cut", cut, 10, ("postgresql",), beside=True),
+        Kind("api", stop_api_server, 3),
+        Kind("api-kill", kill_without_api_server, 3, ("postgresql",)),
+        Kind("lost-node", lose_node, 3, ("sqlite",), beside=True),
     )
 }
+"""What each is called in a report, and what it may cost, is in `bench/pods_budgets.py`."""

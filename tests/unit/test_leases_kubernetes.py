@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from fake_api_server import NAMESPACE, FakeApiServer, api_server, connected
 from msgspec.structs import replace
+from posthouse.single_active.leases import kubernetes
 from posthouse.single_active.leases.interface import Container, LeaseConflict, LeaseUnavailable, Record
-from posthouse.single_active.leases.kubernetes import FOREIGN_DURATION_S, PREFIX, KubernetesLease
+from posthouse.single_active.leases.kubernetes import KubernetesLease
+from posthouse.single_active.leases.kubernetes_content import FOREIGN_DURATION_S, PREFIX
 
 NAME = "posthouse"
 OURS = Container("relay-0", "uid-0", "containerd://0")
@@ -133,6 +136,25 @@ async def test_fields_are_where_tools_look_for_them(server: FakeApiServer) -> No
         assert spec(server)["acquireTime"] == acquired < spec(server)["renewTime"]
         await lease.write(record(stamp=3, transitions=4), second.version)
         assert spec(server)["acquireTime"] > acquired
+
+
+class AtAWholeSecond(datetime):
+    """A clock that shows no fraction."""
+
+    @classmethod
+    def now(cls, tz: object = None) -> AtAWholeSecond:
+        return cls(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+async def test_times_have_a_fraction_also_at_a_whole_second(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "datetime", AtAWholeSecond)
+    async with opened(server) as lease:
+        first = await lease.write(record(), None)
+        assert spec(server)["acquireTime"] == spec(server)["renewTime"] == "2026-01-02T03:04:05.000001Z"
+        await lease.write(record(stamp=2, transitions=2), first.version)
+        assert spec(server)["acquireTime"] == spec(server)["renewTime"] == "2026-01-02T03:04:05.000001Z"
 
 
 async def test_what_others_set_is_kept(server: FakeApiServer) -> None:

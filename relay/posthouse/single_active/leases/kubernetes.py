@@ -1,12 +1,8 @@
 """A lease of the cluster: an object of coordination.k8s.io/v1, changed by patches that name the version they replace.
 
-What the Lease has a field for is in its ``spec``, where every tool looks for it; the rest is in annotations
-(``posthouse.dev/…``). A patch touches nothing else, so that labels and owners that others set are kept. A released
-Lease has no holder, by the convention of Kubernetes' own clients.
-
-A version is the object's UID and its resource version: neither comes back, also not for an object that was deleted and
-made again. Somebody else's change of the object is a new version too: followers wait a little longer, and the holder,
-whose next renewal is refused, reads and finds itself.
+A patch touches nothing but what is ours (`kubernetes_content.py`), so that labels and owners that others set are kept.
+Somebody else's change of the object is a new version of it too: followers wait a little longer, and the holder, whose
+next renewal is refused, reads and finds itself.
 
 The watch is told of every renewal. One of which nothing was heard for a while is taken for dead, although its
 connection may look well (a node that was cut off, an API server that hangs), and the runner makes another.
@@ -17,7 +13,6 @@ Source: https://kubernetes.io/docs/concepts/architecture/leases/; the convention
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,14 +25,17 @@ from kubernetes.aio.client.exceptions import ApiException
 from msgspec import Struct
 
 from posthouse.single_active.leases.interface import Container, LeaseConflict, LeaseUnavailable, Record
+from posthouse.single_active.leases.kubernetes_content import (
+    Lease,
+    patch_of,
+    record_of,
+    time_text,
+    without_none,
+)
 
-PREFIX: Final = "posthouse.dev/"
-"""Of the annotations."""
 MANAGER: Final = "posthouse"
 """Of the fields that are written, as ``managedFields`` has it."""
 MERGE_PATCH: Final = "application/merge-patch+json"
-FOREIGN_DURATION_S: Final = 15.0
-"""Of a holder that does not say: what Kubernetes' own components take."""
 GONE: Final = (404, 410)
 WATCH_S: Final = 86_400.0
 """A watch is made anew after so long; the client's own limit for a request is minutes."""
@@ -86,8 +84,9 @@ class KubernetesLease:
         body: Any = self._body(record)
         if expected is None:
             body["metadata"]["name"] = self._name
+            new: Any = without_none(body)
             create = self._api.create_namespaced_lease_without_preload_content
-            writing = create(self._namespace, _without_none(body), field_manager=MANAGER)
+            writing = create(self._namespace, new, field_manager=MANAGER)
         else:
             uid, _, version = expected.partition("/")
             body["metadata"] |= {"uid": uid, "resourceVersion": version}
@@ -122,7 +121,7 @@ class KubernetesLease:
             while True:
                 event = await self._next_event(response)
                 if event.type != "BOOKMARK":
-                    yield None if event.type == "DELETED" else _record_of(_lease_in(event))
+                    yield None if event.type == "DELETED" else record_of(_lease_in(event))
         finally:
             response.close()
 
@@ -140,54 +139,10 @@ class KubernetesLease:
 
     def _body(self, record: Record) -> dict[str, Any]:
         """What a write sets; None where a field or an annotation is to be removed."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        now = time_text(datetime.now(UTC))
         if self._acquired[0] != record.transitions:
             self._acquired = (record.transitions, now)
-        container = self.container
-        seconds = math.ceil(record.duration_s)
-        # A member's name may have a _ of its own, a UID has none: then there is always one to split at.
-        holder = record.holder
-        if container.uid or "_" in holder:
-            holder = f"{holder}_{container.uid}"
-        notes = {
-            "address": record.peer or None,
-            "container-id": container.id or None,
-            "pod": container.pod or None,
-            "duration": None if seconds == record.duration_s else repr(record.duration_s),
-            "released-by": holder if record.released else None,
-            "stamp": str(record.stamp),
-            "successor": record.successor or None,
-            **self._notes(),
-        }
-        return {
-            "metadata": {"annotations": {PREFIX + name: text for name, text in notes.items()}},
-            "spec": {
-                "holderIdentity": "" if record.released else holder,
-                "leaseDurationSeconds": seconds,
-                "leaseTransitions": record.transitions,
-                "acquireTime": self._acquired[1],
-                "renewTime": now,
-            },
-        }
-
-
-class _Metadata(Struct, rename="camel"):
-    uid: str = ""
-    resource_version: str = ""
-    annotations: dict[str, str] = {}
-
-
-class _Spec(Struct, rename="camel"):
-    holder_identity: str | None = None
-    lease_duration_seconds: int | None = None
-    lease_transitions: int | None = None
-
-
-class _Object(Struct):
-    """A Lease, as far as it is read."""
-
-    metadata: _Metadata
-    spec: _Spec = msgspec.field(default_factory=_Spec)
+        return patch_of(record, self.container, self._notes(), self._acquired[1], now)
 
 
 class _Status(Struct):
@@ -212,7 +167,7 @@ async def _answer(call: Awaitable[aiohttp.ClientResponse]) -> Record:
     """The record in an answer. Raises _Missing, LeaseConflict, LeaseUnavailable."""
     response = await _accepted(call)
     with _told_apart():
-        return _record_of(msgspec.json.decode(await response.read(), type=_Object))
+        return record_of(msgspec.json.decode(await response.read(), type=Lease))
     raise AssertionError("not reached")
 
 
@@ -227,13 +182,13 @@ async def _accepted(call: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientRe
     raise AssertionError("not reached")
 
 
-def _lease_in(event: _Event) -> _Object:
+def _lease_in(event: _Event) -> Lease:
     """The Lease that a watch tells of. Raises LeaseUnavailable, also for an event that says why the watch ends."""
     with _told_apart():
         if event.type == "ERROR":
             status = msgspec.json.decode(event.object, type=_Status)
             raise LeaseUnavailable(f"{status.code} {status.message}")
-        return msgspec.json.decode(event.object, type=_Object)
+        return msgspec.json.decode(event.object, type=Lease)
     raise AssertionError("not reached")
 
 
@@ -262,43 +217,3 @@ def _message(error: ApiException) -> str:
         return str(msgspec.json.decode(error.body or "")["message"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         return str(error.reason)
-
-
-def _record_of(lease: _Object) -> Record:
-    """What stands in a Lease; one that is not of our making is that of a holder who renews it as we do."""
-    spec = lease.spec
-    notes = lease.metadata.annotations
-    note = {name.removeprefix(PREFIX): text for name, text in notes.items() if name.startswith(PREFIX)}
-    released = not spec.holder_identity
-    identity = note.get("released-by", "") if released else spec.holder_identity or ""
-    holder, _, uid = identity.rpartition("_") if "_" in identity else (identity, "", "")
-    seconds = spec.lease_duration_seconds or FOREIGN_DURATION_S
-    return Record(
-        holder,
-        int(_number(note.get("stamp"), 0)),
-        spec.lease_transitions or 0,
-        _number(note.get("duration"), seconds),
-        note.get("address", ""),
-        container=Container(note.get("pod", ""), uid, note["container-id"])
-        if "container-id" in note
-        else None,
-        released=released,
-        successor=note.get("successor", ""),
-        version=f"{lease.metadata.uid}/{lease.metadata.resource_version}",
-    )
-
-
-def _number(text: str | None, otherwise: float) -> float:
-    """What somebody wrote into an annotation; what is no amount is passed over: the holder will write it anew."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return otherwise
-    return number if math.isfinite(number) and number > 0 else otherwise
-
-
-def _without_none(body: dict[str, Any]) -> Any:
-    """A new object has nothing that could be removed."""
-    annotations = body["metadata"]["annotations"]
-    body["metadata"]["annotations"] = {name: text for name, text in annotations.items() if text is not None}
-    return body
