@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,15 @@ class RelayProcess:
         return self
 
     def start(self) -> RelayProcess:
-        """Start it and wait until it says that it is ready."""
+        """Start it and wait until it is ready: it serves, or has reached the one that does."""
         self.start_unseen()
         listening = self.wait_for("listening", START_S)
         self.port = int(listening["address"].rpartition(":")[2])
         self.metrics_port = int(listening["metrics"].rpartition(":")[2])
-        status, body = self.get("/readyz")
-        assert status == 200, body
+        end = time.monotonic() + START_S
+        while (answer := self.get("/readyz"))[0] != 200:
+            assert time.monotonic() < end, answer
+            time.sleep(0.02)
         return self
 
     def signal(self, number: signal.Signals) -> None:

@@ -24,7 +24,7 @@ def run_suite(folder: Path, required: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_suite.py").write_text(SUITE)
     environ = {
         **os.environ,
-        "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'support'}",
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "support", TESTS / "cluster"))),
         "POSTHOUSE_REQUIRE": required,
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(folder)]

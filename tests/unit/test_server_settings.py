@@ -10,7 +10,7 @@ from posthouse.server import settings
 
 NOT_PASSED_DOWN = {
     # The server itself, its store and its log.
-    *(key for key in FIELDS if key.startswith(("server.", "lease.", "peer.", "log."))),
+    *(key for key in FIELDS if key.startswith(("server.", "lease.", "peer.", "pod.", "log."))),
     *("store.url", "store.busy_timeout_ms", "store.commit_timeout_s", "store.min_free_bytes"),
     *("limits.memory_watermark_bytes", "limits.hold_s", "limits.max_held_bytes", "legacy.enabled"),
 }

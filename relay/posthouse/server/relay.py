@@ -369,6 +369,8 @@ class Relay:
         self._stopping = True
         self._since_ms = wall_ms()
         _log.info("stopping", connections=self._front.count, drain_s=config.server.drain_s)
+        if not config.server.linger_s:
+            self._take_no_connections()
         departure = self._departure = Departure(
             self._engine,
             self._front,
