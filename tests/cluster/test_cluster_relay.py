@@ -7,6 +7,7 @@ are closed only where a process or a node is gone, or after a `goaway`.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from cluster_fixtures import Cluster, Namespace
 from machine import need
+from testbed.commands import until
 
 from bench.cluster.command import namespace as fresh_namespace
 from bench.cluster.faults import KINDS
@@ -228,6 +230,20 @@ def receive_until(connection: Connection, kind: str) -> list[dict[str, Any]]:
             if item["type"] == kind:
                 return found
     raise AssertionError(f"no {kind} came: {found}")
+
+
+@ON_POSTGRESQL
+def test_members_that_serve_nobody_do_not_keep_a_node_from_being_drained(stage: Stage) -> None:
+    kubectl = stage.relay.kubectl
+    stranger = {"spec": {"holderIdentity": "stranger", "leaseDurationSeconds": 25}}
+    kubectl("patch", "lease", "posthouse", "--type=merge", "--patch", json.dumps(stranger))
+    until(lambda: not any(one.ready for one in stage.relay.members()), "members without an active one", 60.0)
+    pod = stage.relay.members()[0].name
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}/eviction?dryRun=All"
+    assert json.loads(kubectl("create", "--raw", path, "--filename", "-", text=json.dumps(eviction)))
+    # What is not renewed is claimed, whoever held it.
+    stage.relay.wait_settled()
 
 
 def test_the_service_account_may_do_what_it_needs_and_nothing_else(stage: Stage) -> None:

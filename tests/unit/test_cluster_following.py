@@ -23,6 +23,7 @@ from posthouse.store.sqlite import SqliteStore
 from posthouse.store.threads import StoreThreads
 
 REPORT = frames.Report("standby", True, "unix:/here")
+NOT_READY = frames.Report("standby", False, "unix:/here")
 
 
 class Wire:
@@ -64,8 +65,10 @@ class Rig:
     def __init__(self, engine: Engine) -> None:
         self.ended: list[str] = []
         """Where the next one is, each time."""
-        self.switch = Switch(engine, Front(), Conditions(), hold_s=8, max_held_bytes=2**20)
-        self.following = Following(self.switch, report=lambda: REPORT, on_ended=self.ended.append)
+        self.report = REPORT
+        self.front = Front()
+        self.switch = Switch(engine, self.front, Conditions(), hold_s=8, max_held_bytes=2**20)
+        self.following = Following(self.switch, report=lambda: self.report, on_ended=self.ended.append)
 
     def link(self, member: str, *, served: bool) -> Wire:
         """A link is there; whether the member serves."""
@@ -90,6 +93,18 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     yield rig
     rig.switch.stop()
     await engine.close()
+
+
+async def test_the_active_member_hears_at_once_that_its_service_has_made_us_ready(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.report = NOT_READY
+    monkeypatch.setattr(rig.front, "activated", lambda epoch: setattr(rig, "report", REPORT))
+    wire = rig.link("a", served=True)
+    assert wire.sent == [NOT_READY, REPORT]
+    # Each report is answered with a standing: what it knows is not said again.
+    rig.following.received(standing(True))
+    assert wire.sent == [NOT_READY, REPORT]
 
 
 async def test_an_active_member_that_fell_silent_was_gone_before_we_knew(rig: Rig) -> None:

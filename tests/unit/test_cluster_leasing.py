@@ -79,6 +79,11 @@ def test_where_links_arrive(url: str, kind: str, peer: dict[str, str], found: st
     assert leasing.peer_listen(config(url, kind, **peer), "a.1") == found
 
 
+@pytest.mark.parametrize(("ip", "found"), [("10.1.2.3", "0.0.0.0:8081"), ("fd00::7", "[::]:8081")])
+def test_a_pod_listens_where_it_is_dialed(ip: str, found: str) -> None:
+    assert leasing.peer_listen(config(POSTGRES, pod="relay-0", ip=ip, tls_cert="c.pem"), "a.1") == found
+
+
 def test_a_relative_store_has_an_absolute_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "linked").symlink_to("real")

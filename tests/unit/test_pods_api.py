@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_pair
 from fake_api_server import NAMESPACE, FakeApiServer, api_server, connected
 from kubernetes.aio import client
+from kubernetes.aio.config import incluster_config
 from posthouse.config import Config
 from posthouse.server.news import News
 from posthouse.server.pods import Pod, api, containers
@@ -104,6 +106,27 @@ def test_the_namespace_is_that_of_the_service_account(
         own_namespace()
     (tmp_path / "namespace").write_text("relays\n")
     assert own_namespace() == "relays"
+
+
+async def test_each_request_has_the_token_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    authority, _ = make_pair().write(tmp_path)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
+    monkeypatch.setattr(api, "TOKEN_FILE", token)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    async with await api.connect() as connection:
+        sent = []
+        for content in ("second\n", "third", "", None, "fourth"):
+            token.unlink() if content is None else token.write_text(content)
+            request = await connection.param_serialize("GET", "/", auth_settings=["BearerToken"])
+            sent.append(request[2]["authorization"])
+    # While the file is being replaced the last one does.
+    assert sent == ["Bearer second", "Bearer third", "Bearer third", "Bearer third", "Bearer fourth"]
 
 
 # --- answers

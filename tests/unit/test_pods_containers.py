@@ -13,9 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 from fake_api_server import NAMESPACE, FakeApiServer, api_server, connected
+from kubernetes.aio import client
+from kubernetes.aio.config.config_exception import ConfigException
 from posthouse.server.pods import containers
 from posthouse.server.pods.containers import Containers, PodObject, process_start
 from posthouse.single_active.leases.interface import Container
+from structlog.testing import capture_logs
 
 WAIT_S = 20.0
 POD, UID = "relay-0", "uid-0"
@@ -145,6 +148,45 @@ async def test_the_own_id_is_taken_when_the_cluster_shows_it(
         assert await finding == "containerd://now"
 
 
+async def test_why_the_own_pod_cannot_be_read_is_logged_once(
+    server: FakeApiServer, asking: Containers
+) -> None:
+    server.fail_with = 403
+    with capture_logs() as logs:
+        finding = asyncio.ensure_future(asking.own_id(POD, "relay"))
+        await asked(server, 5)
+        server.fail_with = 500
+        await asked(server, 5)
+    finding.cancel()
+    assert [line["reason"] for line in logs] == ["403 Forbidden", "500 Internal Server Error"]
+
+
+@pytest.mark.parametrize("error", [ConfigException("no token"), OSError("no file")])
+async def test_credentials_that_cannot_be_had_for_a_while_end_nothing(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(containers, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(containers, "LOOK_S", 0.01)
+    ended = asyncio.Event()
+    asked_for = 0
+
+    def refresh(_settings: client.Configuration) -> None:
+        nonlocal asked_for
+        asked_for += 1
+        if asked_for <= 6:
+            raise error
+
+    server.pods[POD] = pod(running("containerd://now", process_start(), last=terminated(HOLDER.id)))
+    async with connected(server) as api, asyncio.timeout(WAIT_S):
+        api.configuration.api_key["BearerToken"] = "Bearer last"
+        api.configuration.refresh_api_key_hook = refresh
+        made = Containers(api, NAMESPACE)
+        made.look_after(HOLDER, WAIT_S, ended.set)
+        assert await made.own_id(POD, "relay") == "containerd://now"
+        await ended.wait()
+    assert asked_for > 6
+
+
 # --- that of another
 
 
@@ -173,6 +215,8 @@ async def test_the_end_of_a_container_is_seen_once(server: FakeApiServer, asking
     await asked(server)
     server.fail_with = 429
     await asked(server)
+    server.fail_with = 403  # as of an API server that has just started
+    await asked(server)
     server.fail_with = 0
     server.pods[POD] = pod(running("containerd://new", 1000.0, last=terminated(HOLDER.id)))
     async with asyncio.timeout(WAIT_S):
@@ -197,19 +241,16 @@ async def test_an_api_server_that_hangs_or_is_away_is_asked_again(
         await ended.wait()
 
 
-@pytest.mark.parametrize("why", ["no such pod", "another pod", "forbidden"])
+@pytest.mark.parametrize("why", ["no such pod", "another pod"])
 async def test_looking_ends_without_a_proof_where_there_is_none_to_come(
     server: FakeApiServer, asking: Containers, why: str
 ) -> None:
     calls: list[str] = []
     if why == "another pod":
         server.pods[POD] = pod({"name": "relay", "state": terminated(HOLDER.id)}, uid="uid-1")
-    elif why == "forbidden":
-        server.fail_with = 403
     asking.look_after(HOLDER, WAIT_S, lambda: calls.append(why))
     await asked(server, 1)
     # Shown too late: nobody looks any more.
-    server.fail_with = 0
     server.pods[POD] = pod({"name": "relay", "state": terminated(HOLDER.id)})
     await asyncio.sleep(10 * containers.LOOK_S)
     assert len(server.requests) == 1

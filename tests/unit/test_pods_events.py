@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 import pytest
 from fake_api_server import NAMESPACE, FakeApiServer, api_server, connected
 from posthouse.server.news import News
 from posthouse.server.pods import events
-from posthouse.server.pods.events import MOST_WAITING, Events
+from posthouse.server.pods.events import MOST_AT_ONCE, MOST_WAITING, TRIES_WITHOUT_RIGHTS, Events
 from structlog.testing import capture_logs
 
 WAIT_S = 20.0
@@ -102,7 +102,10 @@ async def test_what_happened_while_the_server_was_away_is_told_in_order_with_its
     assert all(datetime.fromisoformat(event["eventTime"]) <= happened for event in server.events)
 
 
-async def test_of_too_many_that_wait_the_oldest_are_given_up(server: FakeApiServer) -> None:
+async def test_of_too_many_that_wait_the_oldest_are_given_up(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_AT_ONCE", 1000)
     async with telling(server) as told:
         server.hang()
         told.tell(numbered(0))
@@ -114,6 +117,23 @@ async def test_of_too_many_that_wait_the_oldest_are_given_up(server: FakeApiServ
     # The one that was under way, and the latest.
     latest = range(2 * MOST_WAITING, 3 * MOST_WAITING)
     assert notes(server) == [f"news {number}" for number in (0, *latest)]
+
+
+async def test_an_endless_row_of_events_is_thinned_out(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ONE_MORE_S", 0.2)
+    monkeypatch.setattr(events, "MOST_WAITING", 1000)
+    async with telling(server) as told:
+        with capture_logs() as logs:
+            for number in range(4 * MOST_AT_ONCE):
+                told.tell(numbered(number))
+        assert [line["event"] for line in logs] == ["too many events: some are left out"]
+        await asyncio.sleep(events.ONE_MORE_S)  # then there is room for one more
+        told.tell(News("Fenced", "later"))
+        await until(lambda: notes(server)[-1:] == ["later"])
+    assert notes(server)[:MOST_AT_ONCE] == [f"news {number}" for number in range(MOST_AT_ONCE)]
+    assert len(server.events) <= MOST_AT_ONCE + 2
 
 
 async def test_an_event_whose_answer_is_lost_is_told_once(server: FakeApiServer) -> None:
@@ -143,6 +163,39 @@ async def test_an_event_that_is_refused_is_dropped_and_the_next_one_told(
     (line,) = logs
     assert (line["event"], line["kind"]) == ("event refused", "Promoted")
     assert line["reason"].startswith(f"{status} ")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_api_server_that_does_not_know_our_rights_yet_is_asked_again(
+    server: FakeApiServer, status: int
+) -> None:
+    async with telling(server) as told:
+        server.fail_with = 503  # it is away, for as long as it may
+        told.tell(numbered(0))
+        await until(lambda: len(server.requests) >= 2 * TRIES_WITHOUT_RIGHTS)
+        server.fail_with = status
+        refused = len(server.requests)
+        await until(lambda: len(server.requests) >= refused + TRIES_WITHOUT_RIGHTS - 2)
+        server.fail_with = 0
+        await until(lambda: server.events)
+    assert notes(server) == ["news 0"]
+
+
+class FullSecond(datetime):
+    """A clock that always shows one."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> FullSecond:
+        return cls(2026, 1, 2, 3, 4, 5, 0, tz)
+
+
+async def test_the_time_of_an_event_always_has_microseconds(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "datetime", FullSecond)
+    async with telling(server) as told:
+        told.tell(numbered(0))
+    assert datetime.fromisoformat(server.events[0]["eventTime"]).microsecond == 1
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "é" * 5000, "x" + "é" * 5000, "€" * 342])

@@ -32,6 +32,7 @@ class Following:
         self._report = report
         self._on_ended = on_ended
         self._link: Link | None = None
+        self._told: frames.Report | None = None
         self._answers: dict[int, asyncio.Future[str | None]] = {}
         self._asked = 0
 
@@ -55,7 +56,7 @@ class Following:
     def established(self, link: Link) -> None:
         """It is there."""
         self._link = link
-        link.send(self._report())
+        self._tell(link)
 
     def received(self, frame: frames.Frame) -> None:
         """A frame of the active member."""
@@ -69,6 +70,8 @@ class Following:
                 self.standing = frame
                 if frame.serving:
                     self._switch.to_remote(link, frame.epoch)
+                    # That may have made this member ready: one that ends hands over to nobody of whom it does not know.
+                    self._tell_again(link)
                 else:
                     # Whom it handed over to is news only of the one that has served us until now.
                     remote = self._switch.remote
@@ -98,7 +101,16 @@ class Following:
     def tell(self) -> None:
         """Our role has changed."""
         if self._link is not None:
-            self._link.send(self._report())
+            self._tell(self._link)
+
+    def _tell(self, link: Link) -> None:
+        self._told = self._report()
+        link.send(self._told)
+
+    def _tell_again(self, link: Link) -> None:
+        # Never the same twice: each report is answered with a standing.
+        if self._report() != self._told:
+            self._tell(link)
 
     async def ask(self, successor: str) -> None:
         """Have the active member hand over. Raises NotAsked."""

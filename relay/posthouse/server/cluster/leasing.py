@@ -80,7 +80,8 @@ def peer_listen(config: Config, member: str) -> str | None:
     if config.peer.listen:
         return config.peer.listen
     if config.peer.tls_cert:
-        return f"0.0.0.0:{DEFAULT_PORT}"
+        everywhere = "[::]" if ":" in config.pod.ip else "0.0.0.0"  # a pod of IPv6 may have no other
+        return f"{everywhere}:{DEFAULT_PORT}"
     path = config.sqlite_path
     if path is not None:
         beside = path.resolve()

@@ -14,7 +14,9 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from posthouse.errors import PosthouseError
 
-NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NAMESPACE_FILE: Final = ACCOUNT / "namespace"
+TOKEN_FILE: Final = ACCOUNT / "token"
 T = TypeVar("T")
 
 
@@ -43,6 +45,11 @@ class Refused(PosthouseError):
         """Whether the same may be done when it is asked again."""
         return self.status is None or self.status >= 500 or self.status == 429
 
+    @property
+    def of_rights(self) -> bool:
+        """Whether it does not know us, or what we may do: so says an API server that has only just started, too."""
+        return self.status in (401, 403)
+
     def __str__(self) -> str:
         return f"{self.status} {self.reason}" if self.status is not None else self.reason
 
@@ -52,7 +59,10 @@ async def connect() -> client.ApiClient:
     settings = client.Configuration()
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            config.load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=settings, try_refresh_token=False
+            )
+            settings.refresh_api_key_hook = refresh_token  # type: ignore[assignment]  # None is its default
         else:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 client_configuration=settings, persist_config=False
@@ -62,6 +72,19 @@ async def connect() -> client.ApiClient:
         raise NoCluster(" ".join(str(error).split())) from None
     except Exception as error:  # what the client library makes of a file that is something else
         raise NoCluster(f"the kubeconfig cannot be used: {' '.join(str(error).split())}") from None
+
+
+def refresh_token(settings: client.Configuration) -> None:
+    """Send the token as it is now: the kubelet replaces it before it ends. While there is none to read, the last.
+
+    Asked before each request, and without a clock: one that is set back must not make an old token last.
+    """
+    try:
+        token = TOKEN_FILE.read_text().strip()
+    except (OSError, ValueError):
+        return
+    if token:
+        settings.api_key["BearerToken"] = f"Bearer {token}"
 
 
 def own_namespace() -> str:
@@ -95,7 +118,7 @@ async def answer(call: Awaitable[Response], kind: type[T]) -> T:
         if response.status >= 300:
             raise Refused(response.status, str(response.reason))
         return msgspec.json.decode(body, type=kind)
-    except (aiohttp.ClientError, OSError) as error:  # a time-out is an OSError
+    except (aiohttp.ClientError, ConfigException, OSError) as error:  # a time-out is an OSError
         raise Refused(None, str(error) or type(error).__name__) from None
     except msgspec.MsgspecError as error:
         raise Refused(None, f"not understood: {error}") from None

@@ -19,7 +19,7 @@ import structlog
 from kubernetes.aio import client
 from msgspec import Struct
 
-from posthouse.server.pods.api import Refused, answer
+from posthouse.server.pods.api import Refused, Response, answer
 from posthouse.single_active.leases.interface import Container
 from posthouse.single_active.leases.processes import start_ticks
 
@@ -102,13 +102,15 @@ class Containers:
         """Id of the container that this process runs in, as soon as the cluster shows it."""
         started = process_start()
         pause_s = FIRST_PAUSE_S
+        told = ""
         while True:
             try:
                 found = (await self._pod(pod)).running_id(name, started)
                 if found:
                     return found
             except Refused as refused:
-                _log.warning("the own pod cannot be read", pod=pod, reason=str(refused))
+                if told != (told := str(refused)):  # what stays is logged once
+                    _log.warning("the own pod cannot be read", pod=pod, reason=told)
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
@@ -138,17 +140,18 @@ class Containers:
                     _log.info("the active member's pod is another one now", pod=container.pod)
                     return
             except Refused as refused:
-                if not refused.passing:  # there is no such pod, or we may not read it
+                if not (refused.passing or refused.of_rights):  # there is no such pod
                     _log.info("the active member's pod tells nothing", pod=container.pod, reason=str(refused))
                     return
             await asyncio.sleep(LOOK_S)
 
     async def _pod(self, name: str) -> PodObject:
+        return await answer(self._get(f"/api/v1/namespaces/{self._namespace}/pods/{name}"), PodObject)
+
+    async def _get(self, path: str) -> Response:
         # Not by CoreV1Api: to make that class alone takes most of a second and 25 MiB.
-        request = await self._api.param_serialize(
-            "GET", f"/api/v1/namespaces/{self._namespace}/pods/{name}", auth_settings=["BearerToken"]
-        )
-        return await answer(self._api.call_api(*request, _request_timeout=REQUEST_S), PodObject)
+        request = await self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
+        return await self._api.call_api(*request, _request_timeout=REQUEST_S)
 
 
 def process_start() -> float:
