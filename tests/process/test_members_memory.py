@@ -50,13 +50,15 @@ def group(tmp_path: Path, api: ApiServerThread) -> Iterator[Members]:
     for member in made.all:
         write_peer_files(member.folder, AUTHORITY.issue(), AUTHORITY)
         member.environment["POSTHOUSE_POD_NAME"] = f"relay-{made.name(member)}"
-    for member in made.all:
-        member.start_unseen()
-        made.wait_started(member)
-        made.wait_active()  # a whole duration later: without a store that fences, a Lease may have been deleted
-    made.wait_whole()
-    yield made
-    made.clean_up()
+    try:
+        for member in made.all:
+            member.start_unseen()
+            made.wait_started(member)
+            made.wait_active()  # a whole duration later: without a store that fences, a Lease may have been deleted
+        made.wait_whole()
+        yield made
+    finally:
+        made.clean_up()
 
 
 def test_the_members_are_one_relay_and_the_next_one_goes_on(group: Members, dial: Dial, key: KeyOf) -> None:

@@ -258,6 +258,10 @@ def test_while_the_api_server_is_away_nobody_takes_over_and_nothing_promised_is_
         api.run(api.server.stop())
         group.wait_role(active, "in doubt")
         is_result(sender.post(b"in doubt", recipient=reader.address), "stored")
+        # Nobody could claim what it gave up.
+        refused = group.promote(active)
+        assert not refused["ok"] and "the lease cannot be reached" in refused["error"]
+        assert active.status()["role"] == "in doubt"
         active.kill()
         waiting = sender.publish(b"waits", recipient=reader.address)
         away = time.monotonic() + 6.0

@@ -200,3 +200,16 @@ async def test_a_lease_that_fails_otherwise_is_one_that_did_not_answer(
         assert table.record is not None
         assert table.write(foreign, table.record.version) is not None
         await one.until(State.FOLLOWING)
+
+
+async def test_a_lease_that_is_away_for_long_is_not_complained_of_with_every_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = LeaseTable()
+    async with running(table, "one") as one:
+        await one.until(State.HOLDING)
+        one.lease.break_watches()
+        asked = one.lease.reads + one.lease.writes
+        await one.until_seen(lambda: one.lease.reads + one.lease.writes >= asked + 4)
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("lease request failed") == 1

@@ -483,3 +483,27 @@ async def test_closing_a_watch_ends_its_connection(server: FakeApiServer) -> Non
             assert server.watches == 1
         await until(lambda: server.watches == 0)
         await lease.close()
+
+
+async def test_what_the_holder_says_of_itself_stays_on_a_released_lease_and_goes_with_the_next_claim(
+    server: FakeApiServer,
+) -> None:
+    said = {"epoch": "7", "last-handover": "{}"}
+    async with opened(server) as lease, opened(server) as other:
+        lease._notes = lambda: said
+        held = await lease.write(record(), None)
+        assert said.items() <= notes_of(server).items()
+        lease._notes = dict  # its broker has ended
+        free = await lease.write(record(stamp=2, released=True), held.version)
+        assert said.items() <= notes_of(server).items()
+        await other.write(record("other.2", stamp=1, transitions=2), free.version)
+        assert not said.keys() & notes_of(server).keys()
+
+
+async def test_transitions_that_somebody_wrote_up_to_the_end_keep_nobody_from_claiming(
+    server: FakeApiServer,
+) -> None:
+    async with opened(server) as lease:
+        first = await lease.write(record(transitions=2**31 - 1), None)
+        second = await lease.write(record(stamp=2, transitions=2**31), first.version)
+        assert spec(server)["leaseTransitions"] == second.transitions == 2**31 - 1

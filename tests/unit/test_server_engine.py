@@ -1,7 +1,7 @@
 """The engine: its timer outlives a failure, and a drain ends though readers go on acknowledging."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -117,21 +117,38 @@ async def test_a_purge_is_answered_when_its_broker_is_dropped(engine: Engine) ->
 
 
 async def test_a_store_that_failed_a_broker_counts_no_more_when_it_is_dropped(engine: Engine) -> None:
-    writer = engine._threads._writer
-    assert writer is not None
-    failed = StoreUnavailable("away")
-
-    def fail(*_: object) -> None:
-        raise failed
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "commit", fail)
+        patch.setattr(engine._threads._writer, "commit", _away)
         sessions = Sessions(engine)
         engine.submit(
             sessions.port, [(1, [Open(None, False, 8, 2**20), Publish(1, b"x", ALICE, id="1" * 64)])]
         )
-        async with asyncio.timeout(5):
-            while engine.store_healthy:  # noqa: ASYNC110  the engine tells nobody
-                await asyncio.sleep(0.001)
+        await _until(lambda: not engine.store_healthy)
     engine.drop()
     assert engine.store_healthy
+
+
+async def test_an_idle_broker_finds_by_itself_that_its_store_takes_messages_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "CHECK_S", 0.05)
+    engine._next_check = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._threads._writer, "commit", _away)
+        sessions = Sessions(engine)
+        engine.submit(
+            sessions.port, [(1, [Open(None, False, 8, 2**20), Publish(1, b"x", ALICE, id="1" * 64)])]
+        )
+        await _until(lambda: not engine.store_healthy)
+    # Nobody publishes any more.
+    await _until(lambda: engine.store_healthy)
+
+
+def _away(*_: object) -> None:
+    raise StoreUnavailable("away")
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  the engine tells nobody
+            await asyncio.sleep(0.001)

@@ -332,7 +332,8 @@ class Engine:
             self.store_healthy = False
             ledger.stall()
         self._watch_clock(broker, now)
-        if now >= self._next_check and not self.authority.holds(now):
+        # Also for a store that failed: with nobody sent here meanwhile, no other commit would find it well again.
+        if now >= self._next_check and not (self.store_healthy and self.authority.holds(now)):
             self._next_check = now + CHECK_S
             self._gate.ask()
         self._commit()

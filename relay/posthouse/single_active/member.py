@@ -132,6 +132,9 @@ class Member:
     def fenced(self, now: float) -> Sequence[MemberOutput]:
         """The store refused a commit of this member's broker. Passed over when there is no broker any more."""
         if self.role in AT_WORK:
+            self._after_s = (
+                self._retry_s
+            )  # whoever fenced us may do so again and again: by another lease, for one
             self._drain(Event.FENCED, "fenced by the store", graceful=False)
         return self._take(now, [])
 

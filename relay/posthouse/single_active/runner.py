@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
+from math import inf
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
@@ -22,6 +23,8 @@ from posthouse.single_active.outputs import Answer, Machine, Read, Refusal, Requ
 LONGEST_SLEEP_S: Final = 1.0
 """The loop's timers stand still while the machine is suspended; its clock does not."""
 WATCH_AGAIN_S: Final = 0.5
+COMPLAIN_S: Final = 10.0
+"""The same failure is logged no more often than this."""
 AFTER_A_FAILURE_S: Final = 0.5
 """How soon a machine that failed is called again, if its deadline is over already."""
 M = TypeVar("M", bound=Machine)
@@ -52,6 +55,8 @@ class Runner(Generic[M]):
         self._calls: deque[Callable[[M, float], Sequence[Struct]]] = deque()
         self._telling = False
         self._closed = False
+        self._complained: dict[str, float] = {}
+        """When something was logged last that may fail all the time."""
 
     def start(self, first: Callable[[M, float], Sequence[Struct]]) -> None:
         """Begin to watch, and give the machine its first input."""
@@ -129,7 +134,7 @@ class Runner(Generic[M]):
         except LeaseConflict:
             answer = Refusal.CONFLICT
         except (LeaseUnavailable, TimeoutError) as error:
-            _log.warning("lease request failed", error=str(error) or "no answer in time")
+            self._complain("lease request failed", str(error) or "no answer in time")
             answer = Refusal.FAILED
         except Exception:
             _log.exception("lease request failed")
@@ -143,12 +148,19 @@ class Runner(Generic[M]):
                     async for record in records:
                         self._see(record)
             except LeaseUnavailable as error:
-                _log.warning("lease watch broke", error=str(error))
+                self._complain("lease watch broke", str(error))
                 self.tell(lambda machine, now: machine.unwatched(now))
             except Exception:
                 _log.exception("lease watch broke")
                 self.tell(lambda machine, now: machine.unwatched(now))
             await asyncio.sleep(WATCH_AGAIN_S)
+
+    def _complain(self, what: str, error: str) -> None:
+        """Once, and now and then as long as it goes on: a lease may be away for an hour, and is asked all the time."""
+        now = self._clock()
+        if now >= self._complained.get(what, -inf) + COMPLAIN_S:
+            self._complained[what] = now
+            _log.warning(what, error=error)
 
     def _see(self, record: Record | None) -> None:
         self.tell(lambda machine, now: machine.observed(now, record))

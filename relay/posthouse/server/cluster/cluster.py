@@ -324,6 +324,8 @@ class Cluster:
         assert self._membership is not None
         if self.role not in SERVING:
             return "this member is not active"
+        if self.role is Role.IN_DOUBT:
+            return "the lease cannot be reached at the moment: nobody could claim it"
         ready = self._host.ready()
         if wanted:
             ready = [one for one in ready if wanted in (one[0], one[0].rpartition(".")[0])]

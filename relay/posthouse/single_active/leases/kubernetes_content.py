@@ -21,6 +21,10 @@ from posthouse.single_active.leases.interface import Container, Record
 
 PREFIX: Final = "posthouse.dev/"
 """Of the annotations."""
+MOST_TRANSITIONS: Final = 2**31 - 1
+"""As the API has it. Somebody may have written that in; epochs go on rising by the store alone."""
+HOLDERS_NOTES: Final = ("epoch", "last-handover")
+"""Removed with a claim: they are the earlier holder's until the new one serves. A released Lease keeps them."""
 FOREIGN_DURATION_S: Final = 15.0
 """Of a holder that does not say: what Kubernetes' own components take."""
 
@@ -77,6 +81,7 @@ def patch_of(
         "released-by": holder if record.released else None,
         "stamp": str(record.stamp),
         "successor": record.successor or None,
+        **(dict.fromkeys(HOLDERS_NOTES) if not record.released else {}),
         **notes,
     }
     return {
@@ -84,7 +89,7 @@ def patch_of(
         "spec": {
             "holderIdentity": "" if record.released else holder,
             "leaseDurationSeconds": seconds,
-            "leaseTransitions": record.transitions,
+            "leaseTransitions": min(record.transitions, MOST_TRANSITIONS),
             "acquireTime": acquired,
             "renewTime": renewed,
         },
