@@ -8,29 +8,13 @@ from pathlib import Path
 
 import pytest
 from api_server_thread import ApiServerThread, api_server_thread
-from certificates import Authority
-from fake_api_server import NAMESPACE
 from members import Members, survives, until
-from peer_rig import write_peer_files
+from pod_members import members_in_pods
 from wire_client import is_result, texts
 from wire_fixtures import Dial
 from wire_keys import Key, message_id
 
 KeyOf = Callable[[str], Key]
-CONFIG = """
-limits.hold_s = 1.0
-peer.listen = "127.0.0.1:0"
-peer.tls_cert = "cert.pem"
-peer.tls_key = "key.pem"
-peer.tls_ca = "ca.pem"
-"""
-TIMING = {
-    "POSTHOUSE_LEASE_DURATION_S": "2",
-    "POSTHOUSE_LEASE_DEADLINE_S": "1.2",
-    "POSTHOUSE_LEASE_RENEW_S": "0.3",
-    "POSTHOUSE_LEASE_REQUEST_TIMEOUT_S": "0.5",
-}
-AUTHORITY = Authority("ours")
 
 
 @pytest.fixture
@@ -42,23 +26,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServerThread]:
 
 @pytest.fixture
 def group(tmp_path: Path, api: ApiServerThread) -> Iterator[Members]:
-    environment = {
-        "KUBECONFIG": str(api.server.kubeconfig(tmp_path / "kubeconfig")),
-        "POSTHOUSE_POD_NAMESPACE": NAMESPACE,
-    }
-    made = Members(tmp_path, 2, store="memory:", config=CONFIG, timing=TIMING | environment)
-    for member in made.all:
-        write_peer_files(member.folder, AUTHORITY.issue(), AUTHORITY)
-        member.environment["POSTHOUSE_POD_NAME"] = f"relay-{made.name(member)}"
-    try:
-        for member in made.all:
-            member.start_unseen()
-            made.wait_started(member)
-            made.wait_active()  # a whole duration later: without a store that fences, a Lease may have been deleted
-        made.wait_whole()
+    with members_in_pods(tmp_path, api, "memory:", config="limits.hold_s = 1.0\n") as made:
         yield made
-    finally:
-        made.clean_up()
 
 
 def test_the_members_are_one_relay_and_the_next_one_goes_on(group: Members, dial: Dial, key: KeyOf) -> None:

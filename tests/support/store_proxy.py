@@ -50,7 +50,8 @@ class Proxy:
         """End everything."""
         for each in [self._listener, *self._sockets]:
             with contextlib.suppress(OSError):
-                each.close()
+                each.shutdown(socket.SHUT_RDWR)  # a thread that waits for it would keep it open
+            each.close()
 
     def _accept(self) -> None:
         while True:

@@ -143,10 +143,14 @@ async def test_the_next_one_is_taken_from_the_one_that_has_served_us(rig: Rig) -
 async def test_who_is_linked_says_who_it_is_and_again_when_that_changes(rig: Rig) -> None:
     wire = rig.link("a", served=False)
     assert rig.following.active is None
-    rig.following.tell()
-    assert wire.sent == [REPORT, REPORT]
+    rig.following.tell_again()
+    assert wire.sent == [REPORT]
+    rig.report = frames.Report("standby", False, "unix:/me", store_answers=True)
+    rig.following.tell_again()
+    assert wire.sent == [REPORT, rig.report]
     rig.following.lost("gone")
-    rig.following.tell()
+    rig.report = REPORT
+    rig.following.tell_again()
     assert len(wire.sent) == 2
 
 

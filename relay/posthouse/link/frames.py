@@ -106,6 +106,8 @@ class Report(Struct, tag="report", gc=False):
     ready: bool
     address: str = ""
     """Of its peer port."""
+    store_answers: bool = False
+    """Whether the store answers it; found out only while the listener's takes no writes."""
 
 
 class Commands(Struct, tag="commands", gc=False):

@@ -105,7 +105,7 @@ class Engine:
         self.times_fenced = 0
         """How often that happened to a broker of this process."""
         self.store_healthy = True
-        """False from a commit that failed to the next that succeeds, or to the end of the broker that made it."""
+        """False from a commit or a read that failed to the next commit that succeeds, or to the end of its broker."""
         self.on_commit: Callable[[float], None] = lambda seconds: None
         """Told how long each commit took, in seconds."""
         self._settings = settings
@@ -148,6 +148,10 @@ class Engine:
     async def open(self) -> None:
         """Learn what is the same for all members. Raises StoreUnavailable."""
         self.relay_id = await self._on_writer(lambda writer: writer.relay_id())
+
+    async def store_answers(self) -> bool:
+        """Whether the store answers, and is the one that was opened. Raises StoreUnavailable."""
+        return await self._on_writer(lambda writer: writer.relay_id()) == self.relay_id
 
     async def promote(self, transitions: int) -> None:
         """Raise the epoch, to ``transitions`` at least, and start a broker that is ready for commands.
@@ -352,7 +356,11 @@ class Engine:
 
     def _answered(self, broker: Broker, read: Read, answer: object) -> None:
         if broker is self._broker:
-            if isinstance(answer, BaseException) and not isinstance(answer, StoreUnavailable):
+            if isinstance(answer, StoreUnavailable):
+                if self.store_healthy:
+                    _log.error("the store does not answer", reason=str(answer))
+                self.store_healthy = False  # until a commit shows that it is well
+            elif isinstance(answer, BaseException):
                 _log.error("reading the store failed", error=repr(answer))
             now = boot_s()
             broker.answer(read, answer, now, wall_ms())

@@ -29,6 +29,7 @@ from posthouse.server.cluster.active import ActiveWork
 from posthouse.server.cluster.following import Following
 from posthouse.server.cluster.hosting import Host
 from posthouse.server.cluster.membership import Membership
+from posthouse.server.cluster.reach import REASON, StoreReach
 from posthouse.server.cluster.remote import Remote
 from posthouse.server.cluster.switch import Sessions, Switch
 from posthouse.server.control import ControlSocket
@@ -89,7 +90,8 @@ class Cluster:
         """Called when the role has changed."""
         self._engine = engine
         self._ready = ready
-        self._reported: frames.Report | None = None
+        self._announced = True
+        """Whether this member was ready when others were told last."""
         self._address = ""
         """Of the peer port, as others are told."""
         self._switch = Switch(
@@ -120,6 +122,7 @@ class Cluster:
         )
         self._dialer = PeerDialer(self._tls, lambda: me, self._following, on_refused=self._is_dead)
         self._config = config
+        self._reach = StoreReach(engine) if store.durable and config.sqlite_path is None else None
         self._lease = leasing.open_lease(config, store, pod)
         self._pod = pod
         self._looked_after = ""
@@ -272,6 +275,8 @@ class Cluster:
             self._listener.close()
         self._host.stop()
         self._switch.stop()
+        if self._reach is not None:
+            self._reach.stop()
         if self._membership is not None:
             await self._membership.close()
         else:
@@ -283,7 +288,9 @@ class Cluster:
             self._tls.reload_if_changed()
 
     def look(self) -> None:
-        """Tell others if this member's readiness has changed; see to the certificate and to the peer socket."""
+        """Tell others if this member's readiness has changed; see to the store, the certificate and the peer socket."""
+        if self._reach is not None:
+            self._see_to_store(self._reach)
         self._report_again()
         self.reload_if_changed()
         if self._listener is not None:
@@ -341,13 +348,37 @@ class Cluster:
     def _me(self) -> MemberState:
         return MemberState(self.member, self.role.value, self._ready())
 
+    def _see_to_store(self, reach: StoreReach) -> None:
+        """Have another be active if the store answers that one, and not this one."""
+        if self.role not in SERVING:
+            reach.look_beside(needed=not self._following.active_is_well)
+            return
+        now = boot_s()
+        found = self._host.reaching_store()
+        if (
+            self.role is Role.ACTIVE
+            and self._membership is not None
+            and reach.should_hand_over(now)
+            and found
+        ):
+            reach.handed_over(now)
+            successor, self._work.successor = found[0]
+            self._membership.hand_over(REASON, successor)
+
     def _report(self) -> frames.Report:
-        self._reported = frames.Report(self.role.value, self._ready(), self._address)
-        return self._reported
+        return frames.Report(
+            self.role.value,
+            self._ready(),
+            self._address,
+            self._reach is not None and self._reach.answers,
+        )
 
     def _report_again(self) -> None:
-        if self._reported != frames.Report(self.role.value, self._ready(), self._address):
-            self._following.tell()
+        """To the active one; and, as the active one, to all."""
+        self._following.tell_again()
+        if self.role in SERVING and self._announced != self._ready():
+            self._announced = self._ready()
+            self._host.announce()
 
     def _role_changed(self, changed: RoleChanged) -> None:
         if changed.role is Role.PROMOTING:

@@ -51,6 +51,13 @@ class Following:
             else None
         )
 
+    @property
+    def active_is_well(self) -> bool:
+        """Whether the active member says that it is ready; yes while nothing is known."""
+        return self.standing is None or all(
+            one.ready for one in self.standing.members if one.name == self.active
+        )
+
     # --- what the link says
 
     def established(self, link: Link) -> None:
@@ -98,10 +105,10 @@ class Following:
 
     # --- what we say
 
-    def tell(self) -> None:
-        """Our role has changed."""
+    def tell_again(self) -> None:
+        """Something of us may have changed."""
         if self._link is not None:
-            self._tell(self._link)
+            self._tell_again(self._link)
 
     def _tell(self, link: Link) -> None:
         self._told = self._report()

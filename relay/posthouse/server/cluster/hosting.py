@@ -217,6 +217,14 @@ class Host:
         """Other members that could take over: ids and peer addresses."""
         return [(one.member, one.report.address) for one in self._fronts if one.report.ready]
 
+    def reaching_store(self) -> list[tuple[str, str]]:
+        """Those of them that the store answers, though perhaps not us."""
+        return [
+            (one.member, one.report.address)
+            for one in self._fronts
+            if one.report.ready and one.report.store_answers
+        ]
+
     @property
     def sessions(self) -> int:
         """Sessions of other members' fronts that are open here."""
