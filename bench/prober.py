@@ -117,13 +117,20 @@ class Prober:
         """Publish whenever it is told to."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._running or self._open or self._moved)
+                self._changed.wait_for(
+                    lambda: self._running or self._open or self._moved or self._unconnected
+                )
             try:
                 connection = self._opened()
                 if connection is not None and (self._running or self._open):
                     self._turn(connection)
             except Closed as closed:
                 self._lost(str(closed))
+
+    @property
+    def _unconnected(self) -> bool:
+        """Whether a connection was asked for, and none could be made yet."""
+        return bool(self._addresses) and self._connection is None
 
     def _opened(self) -> Connection | None:
         """The connection, made if need be; what had no promise goes out on it again. Raises Closed."""
